@@ -1,0 +1,133 @@
+# mempulse: build, demo, test.
+#
+#   make          build/mempulse, one file with the agent inside
+#   make demo     build, then watch a growing service (installs what is missing)
+#   make test     build and run every test          (installs what is missing)
+#   make asan     launcher and unit tests under address and undefined sanitizers
+#   make install  PREFIX=/usr/local DESTDIR=
+#   make clean
+#
+# Variables: CC, CFLAGS (optimisation and debugging only), BUILD (output folder),
+# STATIC=0 (link the launcher against shared libraries), WERROR=1.
+
+BUILD ?= build
+PREFIX ?= /usr/local
+STATIC ?= 1
+CC = gcc
+CFLAGS ?= -O2 -g
+VERSION := 0.1.0
+
+WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
+        -Wwrite-strings -Wvla -Wundef -Wformat=2 -Wno-missing-field-initializers
+ifeq ($(WERROR),1)
+WARN += -Werror
+endif
+
+STD := -std=gnu11
+LAUNCHER_CFLAGS := $(STD) $(WARN) -D_GNU_SOURCE -DMP_VERSION='"$(VERSION)"' -Iinclude -Isrc \
+                   -fno-strict-aliasing -MMD -MP
+# The payload: no libc, no constructors, no TLS, no stack protector (it would read
+# the target's %fs before there is one), no builtin calls it does not bring itself.
+PAYLOAD_CFLAGS := $(STD) $(WARN) -O2 -g -fPIC -ffreestanding -fno-builtin -fno-stack-protector \
+                  -fcf-protection=none -fvisibility=hidden -fno-strict-aliasing -fno-common \
+                  -fno-tree-loop-distribute-patterns -U_FORTIFY_SOURCE \
+                  -Iinclude -Ipayload -MMD -MP
+
+LIBS := -lelf -lcapstone -ljson-c
+ifeq ($(STATIC),1)
+LAUNCHER_LIBS = -static $(shell pkg-config --static --libs libelf capstone json-c 2>/dev/null || echo $(LIBS) -lz)
+else
+LAUNCHER_LIBS = $(LIBS)
+endif
+
+LIB_SRC := $(sort $(wildcard src/base/*.c src/target/*.c src/stream/*.c src/inject/*.c src/render/*.c))
+CMD_SRC := $(sort $(wildcard src/*.c))
+AGENT_SRC := $(sort $(wildcard payload/agent/*.c payload/agent/*.S))
+LOADER_SRC := $(sort $(wildcard payload/loader/*.c payload/loader/*.S))
+UNIT_SRC := $(sort $(wildcard tests/unit/test_*.c))
+
+LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(BUILD)/src/inject/blobs.o
+CMD_OBJ := $(CMD_SRC:%.c=$(BUILD)/%.o)
+AGENT_OBJ := $(patsubst %,$(BUILD)/%.o,$(basename $(AGENT_SRC)))
+LOADER_OBJ := $(patsubst %,$(BUILD)/%.o,$(basename $(LOADER_SRC)))
+UNIT_BIN := $(UNIT_SRC:tests/unit/%.c=$(BUILD)/unit/%)
+
+all: $(BUILD)/mempulse
+
+$(BUILD)/mempulse: $(CMD_OBJ) $(BUILD)/libmempulse.a
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LAUNCHER_LIBS)
+
+$(BUILD)/libmempulse.a: $(LIB_OBJ)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(BUILD)/src/%.o: src/%.c | deps
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(SAN) $(LAUNCHER_CFLAGS) -c -o $@ $<
+
+# The two images that the launcher carries.
+$(BUILD)/src/inject/blobs.o: src/inject/blobs.S $(BUILD)/agent.so $(BUILD)/loader.bin
+	@mkdir -p $(@D)
+	$(CC) -c -Iinclude -I$(BUILD) -o $@ $<
+
+$(BUILD)/payload/%.o: payload/%.c | deps
+	@mkdir -p $(@D)
+	$(CC) $(PAYLOAD_CFLAGS) -c -o $@ $<
+
+$(BUILD)/payload/%.o: payload/%.S | deps
+	@mkdir -p $(@D)
+	$(CC) $(PAYLOAD_CFLAGS) -c -o $@ $<
+
+$(BUILD)/agent.debug.so: $(AGENT_OBJ) payload/agent/agent.map
+	$(CC) -shared -nostdlib -nostartfiles -Wl,-soname,mempulse-agent -Wl,-z,defs,-z,now,-z,relro,-z,noexecstack \
+	  -Wl,--hash-style=both,--build-id=sha1,--version-script=payload/agent/agent.map -o $@ $(AGENT_OBJ)
+
+$(BUILD)/agent.so: $(BUILD)/agent.debug.so
+	objcopy --strip-debug $< $@
+
+$(BUILD)/loader.elf: $(LOADER_OBJ) payload/loader/loader.ld
+	$(LD) -nostdlib -z noexecstack --no-warn-rwx-segments -T payload/loader/loader.ld -o $@ $(LOADER_OBJ)
+
+$(BUILD)/loader.bin: $(BUILD)/loader.elf
+	objcopy -O binary $< $@
+
+# Unit tests (Check). Each is a program of its own.
+$(BUILD)/unit/%: tests/unit/%.c $(BUILD)/libmempulse.a | deps
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(SAN) $(LAUNCHER_CFLAGS) -Itests/unit -o $@ $< $(BUILD)/libmempulse.a $(LDFLAGS) \
+	  $$(pkg-config --libs check) $(LIBS)
+
+unit: $(UNIT_BIN)
+
+test: all unit
+	BUILD=$(BUILD) tests/run
+
+asan:
+	$(MAKE) BUILD=$(BUILD)/asan STATIC=0 CFLAGS='-O1 -g -fno-omit-frame-pointer' \
+	  SAN='-fsanitize=address,undefined -fno-sanitize-recover=all' \
+	  LDFLAGS='-fsanitize=address,undefined' all unit
+	BUILD=$(BUILD)/asan tests/run --asan
+
+demo: all
+	BUILD=$(BUILD) tests/demo/run
+
+install: all
+	install -D -m 755 $(BUILD)/mempulse $(DESTDIR)$(PREFIX)/bin/mempulse
+	install -D -m 644 docs/mempulse.1 $(DESTDIR)$(PREFIX)/share/man/man1/mempulse.1
+	install -D -m 644 docs/completion.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/mempulse
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/mempulse $(DESTDIR)$(PREFIX)/share/man/man1/mempulse.1 \
+	  $(DESTDIR)$(PREFIX)/share/bash-completion/completions/mempulse
+
+clean:
+	rm -rf $(BUILD)
+
+# Installs what the build, the demo and the tests need and the machine lacks.
+deps:
+	@CC="$(CC)" tests/deps
+
+.PHONY: all unit test asan demo install uninstall clean deps
+.SECONDARY:
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

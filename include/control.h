@@ -1,0 +1,62 @@
+/* The control block: the agent's account of itself, in the agent's own data
+ * segment, for processes that hold no end of its socket. `status` and `detach`
+ * find the mapping of MP_AGENT_NAME in /proc/PID/maps, find MP_CONTROL_MAGIC at
+ * a multiple of 64 bytes in its writable part, and read the block with
+ * process_vm_readv. The one word that others may write is detach_request. */
+#ifndef MP_CONTROL_H
+#define MP_CONTROL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "boot.h"
+#include "limits.h"
+#include "options.h"
+
+#define MP_AGENT_NAME "mempulse-agent" /* memfd name: "/memfd:mempulse-agent (deleted)" in maps */
+#define MP_ANON_NAME "mempulse"        /* PR_SET_VMA_ANON_NAME of our anonymous mappings (5.17+) */
+#define MP_THUNK_NAME "mempulse-thunk"
+
+#define MP_CONTROL_MAGIC 0x4c52544e4f43504dull /* "MPCONTRL" */
+
+enum mp_state {
+    MP_STATE_NEW = 0,
+    MP_STATE_HOOKING = 1, /* waits for the GIL to install */
+    MP_STATE_HOOKED = 2,
+    MP_STATE_UNHOOKING = 3, /* hooks are inert; waits for the GIL to uninstall */
+    MP_STATE_GONE = 4,      /* nothing of ours is reachable from the interpreter */
+    MP_STATE_RESIDUE = 5    /* as GONE, but something named in residue stays mapped */
+};
+
+/* What had to stay (bits). */
+#define MP_RESIDUE_THUNK 1u    /* two thunk pages: a frame entered through them has not returned */
+#define MP_RESIDUE_CHAINED 2u  /* another eval-frame user sits above us and calls our thunk */
+#define MP_RESIDUE_HELD 4u     /* somebody holds a reference to an object of ours */
+#define MP_RESIDUE_TRACE 8u    /* a trace function of ours could not be taken out of a thread */
+
+struct mp_control {
+    uint64_t magic; /* MP_CONTROL_MAGIC */
+    uint32_t abi;   /* MP_ABI */
+    uint32_t size;  /* sizeof(struct mp_control) */
+    uint64_t region_base; /* of the boot region */
+    uint64_t region_len;
+    uint64_t thunk_base;  /* 0 where there is none */
+    uint64_t thunk_len;
+    uint64_t interp;      /* PyInterpreterState of the main interpreter */
+    int32_t pid;          /* of the process hooked, in its own namespace; a forked child's differs */
+    int32_t agent_tid;
+    int32_t launcher_pid; /* as in struct mp_boot */
+    uint32_t residue;     /* MP_RESIDUE_* */
+    volatile uint32_t state;          /* enum mp_state */
+    volatile uint32_t detach_request; /* non-zero: leave now. Written by `detach` */
+    uint64_t start_realtime_ns; /* CLOCK_REALTIME when hooked */
+    volatile uint64_t heartbeat_ns; /* CLOCK_MONOTONIC, at least every 250 ms while the agent lives */
+    volatile uint64_t records; /* put into rings since start */
+    volatile uint64_t lost;    /* not put for want of room, all reasons */
+    volatile uint64_t hook_ns; /* time spent in hooks and probes, estimated as docs/ARCHITECTURE.md says */
+    volatile uint64_t threads; /* threads seen */
+    volatile uint64_t codes;   /* functions named */
+    struct mp_options options;
+} __attribute__((aligned(64)));
+
+#endif

@@ -1,0 +1,22 @@
+/* Limits that launcher and payload share. Each is a bound on memory or time in
+ * the target; raising one raises what a target can be charged. */
+#ifndef MP_LIMITS_H
+#define MP_LIMITS_H
+
+#define MP_DEPTH_DEFAULT 3     /* calls below the base that are traced */
+#define MP_DEPTH_MAX 128       /* deepest level that --depth accepts; 0 on the command line means this */
+#define MP_NAME_MAX 255        /* bytes of a function name kept (UTF-8, cut at a character) */
+#define MP_PATH_MAX 1023       /* bytes of a file name kept; a longer one keeps its tail */
+#define MP_THREAD_NAME_MAX 63  /* bytes of a thread's name kept */
+#define MP_PATTERN_MAX 128     /* bytes of one glob, NUL included */
+#define MP_PATTERNS_MAX 16     /* globs of one kind (--function, --module, ...) */
+
+#define MP_CODES_MAX 32768     /* distinct functions named; further ones are counted under id 0 */
+#define MP_THREADS_MAX 1024    /* threads with a ring at one time; further ones are counted as lost */
+#define MP_RING_RECORDS 2048   /* records a thread's ring holds: a power of two */
+
+#define MP_LEASE_MS 1000       /* the agent is unhooked within this time of the launcher's end closing */
+#define MP_GO_WAIT_MS 5000     /* the loader waits this long for the launcher's first byte */
+#define MP_FRAME_MAX (256u << 10) /* bytes of one wire frame, header included */
+
+#endif

@@ -1,0 +1,66 @@
+/* The table of named failures. */
+#include "base/err.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+struct err_row {
+    const char *name;
+    int exit_code;
+    const char *hint;
+};
+
+static const struct err_row rows[] = {
+#define MP_ERR_ROW(name, code, hint) {#name, code, hint},
+    MP_ERRORS(MP_ERR_ROW)
+#undef MP_ERR_ROW
+};
+
+static const struct err_row *err_find(enum mp_err code)
+{
+    if (code <= MP_ERR_BASE || code >= MP_ERR_END)
+        return NULL;
+    return &rows[code - MP_ERR_BASE - 1];
+}
+
+const char *mp_err_name(enum mp_err code)
+{
+    const struct err_row *r = err_find(code);
+    return r ? r->name : "?";
+}
+
+int mp_err_exit_code(enum mp_err code)
+{
+    const struct err_row *r = err_find(code);
+    return r ? r->exit_code : 70;
+}
+
+const char *mp_err_hint(enum mp_err code)
+{
+    const struct err_row *r = err_find(code);
+    return r ? r->hint : "";
+}
+
+int mp_fail(struct mp_failure *f, enum mp_err code, int sys_errno, const char *fmt, ...)
+{
+    if (f && !f->code) {
+        va_list ap;
+        f->code = code;
+        f->sys_errno = sys_errno;
+        va_start(ap, fmt);
+        vsnprintf(f->message, sizeof(f->message), fmt, ap);
+        va_end(ap);
+        snprintf(f->hint, sizeof(f->hint), "%s", mp_err_hint(code));
+    }
+    return -(int)code;
+}
+
+void mp_fail_hint(struct mp_failure *f, const char *fmt, ...)
+{
+    va_list ap;
+    if (!f)
+        return;
+    va_start(ap, fmt);
+    vsnprintf(f->hint, sizeof(f->hint), fmt, ap);
+    va_end(ap);
+}

@@ -1,0 +1,105 @@
+/* Injection as the commands see it: plan, run, verify. Knows no socket protocol
+ * beyond the first byte and no output format. */
+#ifndef MP_INJECT_H
+#define MP_INJECT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/types.h>
+
+#include "base/err.h"
+#include "control.h"
+
+struct inject_plan; /* everything that can be known before the target is touched */
+
+/* Finds out all that injecting into pid needs, without stopping or changing it:
+ * process, namespaces, permissions, libc, Python, symbols, addresses, images.
+ * Returns 0 and a plan that the caller frees, or a negative enum mp_err with
+ * *f filled and the target untouched. log (may be NULL) gets -v text. */
+int inject_plan_make(struct inject_plan **ret_plan, pid_t pid, FILE *log, struct mp_failure *f) MP_MUST_CHECK;
+void inject_plan_free(struct inject_plan *p);
+
+/* What the plan found, for banners and the meta record. Strings live as long as the plan. */
+struct inject_facts {
+    pid_t pid;
+    uint64_t starttime;      /* clock ticks since boot, field 22 of /proc/PID/stat */
+    const char *exe;         /* target's executable, as the link says */
+    const char *cmdline;     /* arguments joined by spaces, control characters replaced */
+    uint32_t py_version;     /* 0x030b0700 */
+    bool py_static;
+    const char *py_file;     /* libpython or the executable */
+    uint32_t glibc_major, glibc_minor;
+    unsigned threads;
+    uint64_t rss_bytes;
+    int pidfd;               /* owned by the plan; -1 where the kernel lacks pidfd_open */
+};
+const struct inject_facts *inject_plan_facts(const struct inject_plan *p);
+
+/* What one injection did; times measured with CLOCK_MONOTONIC in the launcher. */
+struct inject_result {
+    int fd;              /* the launcher's end of the socketpair, non-blocking, CLOEXEC; caller closes */
+    uint64_t pause_ns;   /* from the moment the thread is seen stopped to its release: the target's pause */
+    uint64_t attach_ns;  /* from PTRACE_SEIZE to release: upper bound of the pause */
+    uint64_t total_ns;   /* from the start of inject_run to the loader's rendezvous */
+    unsigned attempts;   /* stops made before a safe point was found; each is in pause_ns_sum */
+    uint64_t pause_ns_sum;
+    pid_t thread;        /* the thread that was borrowed */
+    uint64_t region_base; /* where the boot region lies in the target */
+};
+
+/* Injects. deadline_ms bounds the search for a safe point. On failure everything
+ * is undone (or f->changed_target says otherwise), and ret_result is untouched. */
+int inject_run(struct inject_plan *p, unsigned deadline_ms, FILE *log, struct inject_result *ret_result,
+               struct mp_failure *f) MP_MUST_CHECK;
+
+/* Reads the boot block of a region, to explain why nothing came over the socket
+ * (loader's error_text). Returns 0, or -errno when it is not there any more. */
+int inject_read_boot(pid_t pid, uint64_t region_base, struct mp_boot *ret_boot) MP_MUST_CHECK;
+
+/* An agent that is in a process now, found without its cooperation. */
+struct inject_agent {
+    struct mp_control control;
+    uint64_t control_addr;
+    bool alive; /* its thread exists and belongs to this process */
+};
+/* 1 and *ret filled when there is one, 0 when there is none, negative enum mp_err otherwise
+ * (MP_E_ABI: one of another version; control holds what could be read). */
+int inject_find_agent(pid_t pid, struct inject_agent *ret, struct mp_failure *f) MP_MUST_CHECK;
+
+/* Asks the agent to leave through its control block. 0 or negative enum mp_err. */
+int inject_request_detach(pid_t pid, const struct inject_agent *a, struct mp_failure *f) MP_MUST_CHECK;
+
+/* The target as seen from outside, for the comparison of before and after. */
+struct inject_snapshot;
+int inject_snapshot_take(struct inject_snapshot **ret, pid_t pid, struct mp_failure *f) MP_MUST_CHECK;
+void inject_snapshot_free(struct inject_snapshot *s);
+
+enum inject_kind {
+    INJECT_MAPPINGS, INJECT_FDS, INJECT_THREADS, INJECT_SIGMASK, INJECT_SIGACTION, INJECT_KINDS
+};
+struct inject_diff {
+    struct {
+        size_t before, after; /* counts; for signals: bits set */
+        size_t ours;          /* of ours still there now */
+        size_t changed;       /* differences that are the target's own work or its libc's */
+    } kind[INJECT_KINDS];
+    bool clean;               /* nothing of ours is left */
+    char detail[1024];        /* what is left, or what differs, one item a line, escaped */
+};
+/* Compares now with before; `before` may be NULL (only what is ours is then looked for). */
+int inject_verify(pid_t pid, const struct inject_snapshot *before, struct inject_diff *ret,
+                  struct mp_failure *f) MP_MUST_CHECK;
+
+/* Waits until nothing of ours is left in pid, at most timeout_ms; polls with 1 ms
+ * steps. Returns 1 clean, 0 not within the time (*ret says what is left), negative enum
+ * mp_err otherwise (MP_E_TARGET_EXITED when the process went away). */
+int inject_wait_clean(pid_t pid, const struct inject_snapshot *before, unsigned timeout_ms,
+                      struct inject_diff *ret, struct mp_failure *f) MP_MUST_CHECK;
+
+/* Unmaps inert leftovers that no thread can reach: thunk pages with nothing in
+ * flight, orphaned regions. One short stop (its pause in *ret_pause_ns). Returns the
+ * number of mappings removed, or negative enum mp_err. */
+int inject_sweep(pid_t pid, FILE *log, uint64_t *ret_pause_ns, struct mp_failure *f) MP_MUST_CHECK;
+
+#endif

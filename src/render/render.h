@@ -1,0 +1,76 @@
+/* Outputs: each renderer writes what the model and the events say to a FILE.
+ * Every function returns 0 or -errno of the write (-EPIPE when the reader left). */
+#ifndef MP_RENDER_H
+#define MP_RENDER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/types.h>
+
+#include "base/err.h"
+#include "stream/model.h"
+#include "stream/stream.h"
+
+/* What the first lines of an output say. Strings are sanitised by the renderer. */
+struct render_meta {
+    const char *tool_version;
+    pid_t pid;
+    uint64_t starttime;      /* clock ticks since boot */
+    const char *exe, *cmdline;
+    uint32_t py_version;
+    bool py_static;
+    unsigned glibc_major, glibc_minor;
+    unsigned threads;
+    uint64_t rss_bytes;
+    uint64_t page_size;
+    uint64_t pause_ns;       /* longest pause of the injection */
+    unsigned attempts;
+    struct mp_options options;
+    struct mp_selftest selftest;
+    struct mp_slots slots;   /* before */
+    int64_t realtime_offset_ns; /* add to CLOCK_MONOTONIC for CLOCK_REALTIME */
+};
+
+struct render_end {
+    const char *reason;      /* "duration", "signal", "count", "target_exited", "stdout_closed", "detached", "agent", ... */
+    bool clean;
+    uint64_t records, lost;
+    double cost_pct;         /* hook_ns over wall time, in per cent of one CPU */
+    uint64_t pause_ns;       /* longest single pause in the session, attach and detach */
+    uint64_t wall_ns;
+    uint32_t residue;        /* MP_RESIDUE_* */
+    const char *residue_text; /* sanitised by the renderer; "" when clean */
+};
+
+struct render; /* one output: vtable, FILE, colour, state */
+
+struct render_options {
+    FILE *out;
+    bool color;
+    bool lines;      /* --lines is on */
+    unsigned width;  /* terminal columns; 0: not a terminal, never cut */
+};
+
+struct render *render_text_new(const struct render_options *o);   /* the live text stream */
+struct render *render_ndjson_new(const struct render_options *o); /* docs/ndjson.md */
+void render_free(struct render *r);
+
+int render_begin(struct render *r, const struct render_meta *meta) MP_MUST_CHECK;
+/* Before or after model_event took ev: names are looked up in m. */
+int render_event(struct render *r, const struct model *m, const struct stream_event *ev) MP_MUST_CHECK;
+int render_finish(struct render *r, const struct model *m, const struct render_end *end) MP_MUST_CHECK;
+
+/* The final ranking as a table. */
+int render_ranking(FILE *out, const struct model *m, bool color, unsigned width) MP_MUST_CHECK;
+/* The original's table, byte for byte in its format. */
+int render_mempulse(FILE *out, const struct model *m) MP_MUST_CHECK;
+/* "detached from PID: N records, M lost, hook cost X%, paused Y us; nothing left behind" */
+int render_verdict(FILE *out, pid_t pid, const struct render_end *end) MP_MUST_CHECK;
+/* The --json error object of docs/exit-codes.md, one line. */
+int render_error_json(FILE *out, pid_t pid, const struct mp_failure *f) MP_MUST_CHECK;
+/* Human sizes: "+1.5 MiB", "-12 KiB", "0 B"; buf of at least 24 bytes. Returns buf. */
+char *render_size(char *buf, size_t len, int64_t bytes, bool sign);
+char *render_duration(char *buf, size_t len, uint64_t ns);
+
+#endif

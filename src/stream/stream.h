@@ -1,0 +1,51 @@
+/* The launcher's end of the wire: bytes from an untrusted peer in, checked
+ * events out. Knows no ptrace. */
+#ifndef MP_STREAM_H
+#define MP_STREAM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "wire.h"
+
+/* One decoded frame. Pointers are into the decoder's buffer and live until the
+ * next call on it. Strings are not NUL terminated and not yet sanitised. */
+struct stream_event {
+    enum mp_msg type;
+    union {
+        struct mp_hello hello;
+        struct mp_selftest selftest;
+        struct mp_slots slots;      /* HOOKED */
+        struct mp_failed failed;    /* text is NUL terminated by the decoder */
+        struct { struct mp_code head; const char *name, *file, *module; } code;
+        struct { struct mp_thread head; const char *name; } thread;
+        struct { const struct mp_record *rec; unsigned count; } records;
+        struct mp_lost lost;
+        struct mp_stats stats;
+        struct mp_bye bye;
+        struct { struct mp_note head; const char *text; } note;
+    };
+};
+
+struct stream; /* decoder and its bounded buffer (MP_FRAME_MAX) */
+
+struct stream *stream_new(void);
+void stream_free(struct stream *s);
+
+/* Reads once from fd (non-blocking). Returns bytes read, 0 at end of file,
+ * -EAGAIN when there is nothing now, another -errno otherwise. */
+int stream_fill(struct stream *s, int fd) MP_MUST_CHECK;
+
+/* Adds bytes from memory (tests, fuzzing). Returns the number taken. */
+size_t stream_feed(struct stream *s, const void *data, size_t len);
+
+/* 1 and *ret filled for the next whole frame; 0 when more bytes are needed;
+ * -EPROTO when the peer broke the protocol (the stream is then dead: every
+ * later call answers the same). */
+int stream_next(struct stream *s, struct stream_event *ret) MP_MUST_CHECK;
+
+/* Writes one frame to fd. 0, or -errno (-EAGAIN when it does not fit now). */
+int stream_send(int fd, enum mp_msg type, const void *payload, size_t len) MP_MUST_CHECK;
+
+#endif
