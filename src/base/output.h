@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 
+/* Must not move between open and close: the FILE points at it. */
 struct output {
     int fd;
     bool owned;          /* fd was opened here */

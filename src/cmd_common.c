@@ -1,0 +1,78 @@
+/* What the subcommands share. */
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/args.h"
+#include "cmd.h"
+#include "render/render.h"
+
+int cmd_fail(const struct talk *t, pid_t pid, const struct mp_failure *f)
+{
+    if (t->json) {
+        if (render_error_json(stderr, pid, f))
+            return mp_err_exit_code(f->code); /* nobody listens on stderr: the code still says it */
+        return mp_err_exit_code(f->code);
+    }
+    fprintf(stderr, "mempulse: %s\n", f->message);
+    if (f->hint[0])
+        fprintf(stderr, "  hint: %s\n", f->hint);
+    if (f->code != MP_E_USAGE)
+        fprintf(stderr, "  %s\n", f->changed_target ? "the target was changed: see above"
+                                                    : "nothing in the target was changed");
+    return mp_err_exit_code(f->code);
+}
+
+int cmd_usage(const struct talk *t, const struct command *c, const char *fmt, ...)
+{
+    struct mp_failure f = {.code = MP_E_USAGE};
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(f.message, sizeof(f.message), fmt, ap);
+    va_end(ap);
+    snprintf(f.hint, sizeof(f.hint), "mempulse %s --help", c->name);
+    return cmd_fail(t, 0, &f);
+}
+
+void cmd_help(const struct command *c, FILE *out)
+{
+    fprintf(out, "usage: mempulse %s %s\n\n%s.\n\n%s", c->name, c->synopsis, c->summary, c->help);
+}
+
+pid_t cmd_target(const struct talk *t, const struct command *c, const char *value, int argc, char **argv)
+{
+    long pid;
+
+    if (!value && argc > 0) {
+        value = argv[0];
+        argc--;
+        argv++;
+    }
+    if (!value) {
+        cmd_usage(t, c, "which process? -p PID is missing");
+        return -1;
+    }
+    if (argc > 0) {
+        cmd_usage(t, c, "one process at a time: '%s' is left over", argv[0]);
+        return -1;
+    }
+    if (args_number(value, 1, 1 << 30, &pid)) {
+        cmd_usage(t, c, "'%s' is not a process id", value);
+        return -1;
+    }
+    return (pid_t)pid;
+}
+
+void cmd_say(const struct talk *t, const char *fmt, ...)
+{
+    va_list ap;
+
+    if (t->quiet)
+        return;
+    fputs("mempulse: ", stderr);
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fputc('\n', stderr);
+}

@@ -1,0 +1,273 @@
+/* One session with an agent (see cmd_session.h). */
+#include "cmd_session.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+
+/* dlopen may have to wait for the target's own imports; nothing of the target waits for us meanwhile. */
+#define HELLO_WAIT_NS 5000000000ull
+#define LEAVE_WAIT_MS 1500u
+
+struct fail_row {
+    enum mp_fail agent;
+    enum mp_err err;
+};
+
+static const struct fail_row fail_rows[] = {
+    {MP_FAIL_FINALIZING, MP_E_PY_FINALIZING}, {MP_FAIL_AUDIT, MP_E_AUDIT_VETO},
+    {MP_FAIL_TOOL_IDS, MP_E_BUSY_TOOL_IDS},   {MP_FAIL_LAYOUT, MP_E_PY_LAYOUT},
+    {MP_FAIL_TRACER, MP_E_BUSY_TRACE_SLOT},   {MP_FAIL_ABI, MP_E_ABI},
+    {MP_FAIL_GIL, MP_E_GIL_TIMEOUT},          {MP_FAIL_RECURSION, MP_E_PY_RECURSION},
+};
+
+static enum mp_err fail_to_err(uint32_t code)
+{
+    for (size_t i = 0; i < sizeof(fail_rows) / sizeof(fail_rows[0]); i++)
+        if (fail_rows[i].agent == code)
+            return fail_rows[i].err;
+    return MP_E_AGENT;
+}
+
+int session_plan(struct session *s, pid_t pid, FILE *log, struct mp_failure *f)
+{
+    int err;
+
+    memset(s, 0, sizeof(*s));
+    s->pid = pid;
+    s->inj.fd = -1;
+    err = inject_plan_make(&s->plan, pid, log, f);
+    if (err)
+        return err;
+    s->facts = inject_plan_facts(s->plan);
+    return 0;
+}
+
+void session_release(struct session *s)
+{
+    if (s->inj.fd >= 0)
+        close(s->inj.fd);
+    s->inj.fd = -1;
+    stream_free(s->stream);
+    inject_snapshot_free(s->before);
+    inject_plan_free(s->plan);
+    s->stream = NULL;
+    s->before = NULL;
+    s->plan = NULL;
+}
+
+void session_detach(struct session *s)
+{
+    if (s->inj.fd < 0 || s->detach_sent || s->have_bye)
+        return;
+    /* A socket that takes no 8 bytes has an agent that no longer reads: then
+     * shutting down our end is the lease's end, which says the same. */
+    if (stream_send(s->inj.fd, MP_MSG_DETACH, NULL, 0))
+        shutdown(s->inj.fd, SHUT_WR);
+    s->detach_sent = true;
+}
+
+static int session_timeout_ms(uint64_t deadline_ns)
+{
+    uint64_t now = clock_mono_ns(), left;
+
+    if (deadline_ns <= now)
+        return 0;
+    left = (deadline_ns - now + 999999u) / 1000000u;
+    return left > 3600000u ? 3600000 : (int)left;
+}
+
+/* Keeps what the session itself needs of an event. */
+static void session_note_event(struct session *s, const struct stream_event *ev)
+{
+    switch (ev->type) {
+    case MP_MSG_HELLO:
+        s->hello = ev->hello;
+        break;
+    case MP_MSG_SELFTEST:
+        s->selftest = ev->selftest;
+        break;
+    case MP_MSG_HOOKED:
+        s->slots = ev->slots;
+        s->hooked = true;
+        s->hooked_ns = clock_mono_ns();
+        break;
+    case MP_MSG_BYE:
+        s->bye = ev->bye;
+        s->have_bye = true;
+        break;
+    default:
+        break;
+    }
+}
+
+int session_next(struct session *s, uint64_t deadline_ns, int wake_fd, int extra_fd,
+                 struct stream_event *ret_event, struct mp_failure *f)
+{
+    for (;;) {
+        /* The pidfd too: a forked child may still hold the agent's end of the
+         * socket, so that the target's death alone would close nothing. */
+        struct pollfd p[4] = {{s->inj.fd, POLLIN, 0}, {wake_fd, POLLIN, 0}, {extra_fd, 0, 0},
+                              {s->facts->pidfd, POLLIN, 0}};
+        int n = stream_next(s->stream, ret_event);
+
+        if (n < 0)
+            return mp_fail(f, MP_E_AGENT, EPROTO, "the agent in process %d broke the protocol", (int)s->pid);
+        if (n > 0) {
+            session_note_event(s, ret_event);
+            return SESSION_EVENT;
+        }
+        n = poll(p, 4, session_timeout_ms(deadline_ns));
+        if (n < 0 && errno != EINTR)
+            return mp_fail(f, MP_E_INTERNAL, errno, "poll failed: %s", strerror(errno));
+        if (n <= 0 && clock_mono_ns() >= deadline_ns)
+            return SESSION_NONE;
+        if (n <= 0)
+            continue;
+        if (p[1].revents || (p[2].revents & (POLLERR | POLLHUP | POLLNVAL)))
+            return SESSION_WAKE;
+        if (!p[0].revents && p[3].revents)
+            return SESSION_EOF;
+        if (!p[0].revents)
+            continue;
+        n = stream_fill(s->stream, s->inj.fd);
+        if (n == 0 || (n < 0 && n != -EAGAIN && n != -EINTR))
+            return SESSION_EOF; /* ECONNRESET: the agent went with bytes of ours unread */
+    }
+}
+
+/* Why nothing came over the socket: the boot block or the process may say. */
+static int session_explain_silence(struct session *s, const char *what, struct mp_failure *f)
+{
+    struct mp_boot boot;
+
+    if (kill(s->pid, 0) && errno == ESRCH)
+        return mp_fail(f, MP_E_TARGET_EXITED, 0, "process %d ended while being injected", (int)s->pid);
+    if (!inject_read_boot(s->pid, s->inj.region_base, &boot) && boot.error) {
+        boot.error_text[sizeof(boot.error_text) - 1] = 0;
+        return mp_fail(f, MP_E_INJECT, boot.error, "the agent could not be loaded in process %d: %.200s",
+                       (int)s->pid, boot.error_text);
+    }
+    return mp_fail(f, MP_E_INJECT, 0, "the agent in process %d did not %s in time", (int)s->pid, what);
+}
+
+/* The agent was told to leave after a failure: has it? */
+static void session_abandon(struct session *s, struct mp_failure *f)
+{
+    struct inject_diff diff;
+    struct mp_failure ignored = {0};
+
+    session_detach(s);
+    close(s->inj.fd);
+    s->inj.fd = -1;
+    if (inject_wait_clean(s->pid, s->before, LEAVE_WAIT_MS, &diff, &ignored) == 0)
+        f->changed_target = true;
+    if (f->changed_target)
+        mp_fail_hint(f, "the agent leaves by itself as soon as it can; to check: mempulse detach -p %d --wait 60s",
+                     (int)s->pid);
+}
+
+/* Sends the options; the socket is empty, so they fit. */
+static int session_go(struct session *s, const struct mp_options *o, struct mp_failure *f)
+{
+    int err;
+
+    if (s->hello.abi != MP_ABI)
+        return mp_fail(f, MP_E_ABI, 0, "the agent speaks protocol %u, this launcher %u", s->hello.abi, MP_ABI);
+    err = stream_send(s->inj.fd, MP_MSG_GO, o, sizeof(*o));
+    if (err)
+        return mp_fail(f, MP_E_INJECT, -err, "the agent's socket took no options: %s", strerror(-err));
+    return 0;
+}
+
+static int session_failed(struct session *s, const struct mp_failed *failed, struct mp_failure *f)
+{
+    return mp_fail(f, fail_to_err(failed->code), failed->err, "process %d: %.239s", (int)s->pid, failed->text);
+}
+
+/* One event of the handshake. 0 go on, 1 done, negative enum mp_err. */
+static int session_handshake_event(struct session *s, const struct mp_options *o, const struct stream_event *ev,
+                                   const struct talk *t, struct mp_failure *f)
+{
+    switch (ev->type) {
+    case MP_MSG_HELLO:
+        return session_go(s, o, f);
+    case MP_MSG_HOOKED:
+        return 1;
+    case MP_MSG_FAILED:
+        return session_failed(s, &ev->failed, f);
+    case MP_MSG_BYE:
+        if (o->flags & MP_OPT_CURE)
+            return 1;
+        return mp_fail(f, MP_E_AGENT, 0, "the agent left before it had hooked");
+    case MP_MSG_NOTE:
+        cmd_say(t, "%.*s", (int)ev->note.head.text_len, ev->note.text);
+        return 0;
+    default:
+        return 0;
+    }
+}
+
+static int session_handshake(struct session *s, const struct mp_options *o, uint64_t deadline_ns, int wake_fd,
+                             const struct talk *t, struct mp_failure *f)
+{
+    uint64_t hello_deadline = clock_mono_ns() + HELLO_WAIT_NS;
+    bool said = false;
+    int err = 0;
+
+    while (!err) {
+        struct stream_event ev;
+        uint64_t soon = clock_mono_ns() + 500000000u;
+        uint64_t limit = s->hello.abi ? deadline_ns : hello_deadline;
+
+        switch (session_next(s, soon < limit ? soon : limit, wake_fd, -1, &ev, f)) {
+        case SESSION_EVENT:
+            err = session_handshake_event(s, o, &ev, t, f);
+            break;
+        case SESSION_NONE:
+            if (s->hello.abi && !said)
+                cmd_say(t, "waiting for the target's interpreter lock (GIL)");
+            said = said || s->hello.abi;
+            if (clock_mono_ns() < limit)
+                break;
+            if (!s->hello.abi)
+                return session_explain_silence(s, "answer", f);
+            return mp_fail(f, MP_E_GIL_TIMEOUT, 0, "process %d did not release its interpreter lock (GIL) in time",
+                           (int)s->pid);
+        case SESSION_WAKE:
+            return mp_fail(f, MP_E_GIL_TIMEOUT, 0, "interrupted before the agent had hooked");
+        case SESSION_EOF:
+            return session_explain_silence(s, "stay", f);
+        default:
+            return -(int)f->code;
+        }
+    }
+    return err < 0 ? err : 0;
+}
+
+int session_open(struct session *s, const struct mp_options *o, uint64_t deadline_ns, int wake_fd,
+                 const struct talk *t, struct mp_failure *f)
+{
+    uint64_t now = clock_mono_ns();
+    unsigned left_ms = deadline_ns > now ? (unsigned)((deadline_ns - now) / 1000000u) : 1;
+    int err;
+
+    s->stream = stream_new();
+    if (!s->stream)
+        return mp_fail(f, MP_E_INTERNAL, ENOMEM, "out of memory");
+    err = inject_snapshot_take(&s->before, s->pid, f);
+    if (err)
+        return err;
+    err = inject_run(s->plan, left_ms, t->log, &s->inj, f);
+    if (err)
+        return err;
+    err = session_handshake(s, o, deadline_ns, wake_fd, t, f);
+    if (err)
+        session_abandon(s, f);
+    return err;
+}

@@ -1,0 +1,56 @@
+/* One session with an agent: inject, shake hands, read, take leave, look. The
+ * place where inject/ meets stream/. */
+#ifndef MP_CMD_SESSION_H
+#define MP_CMD_SESSION_H
+
+#include <stdbool.h>
+
+#include "cmd.h"
+#include "inject/inject.h"
+#include "stream/stream.h"
+
+struct session {
+    pid_t pid;
+    struct inject_plan *plan;         /* owned */
+    const struct inject_facts *facts; /* the plan's */
+    struct inject_snapshot *before;   /* owned: the target as it was */
+    struct inject_result inj;         /* inj.fd is owned */
+    struct stream *stream;            /* owned */
+    struct mp_hello hello;
+    struct mp_selftest selftest;
+    struct mp_slots slots; /* before the hook */
+    struct mp_bye bye;
+    bool hooked, have_bye, detach_sent;
+    uint64_t hooked_ns; /* CLOCK_MONOTONIC at HOOKED */
+};
+
+/* How a wait for the agent ended. */
+enum session_wait {
+    SESSION_EVENT, /* *ret_event is filled */
+    SESSION_NONE,  /* deadline, nothing came */
+    SESSION_WAKE,  /* wake_fd is readable */
+    SESSION_EOF    /* the agent's end is closed */
+};
+
+/* Plans: what is known before the target is touched. On failure nothing is held. */
+int session_plan(struct session *s, pid_t pid, FILE *log, struct mp_failure *f) MP_MUST_CHECK;
+
+/* Injects and waits until the agent has hooked (or, with MP_OPT_CURE, has said
+ * BYE), at most until deadline_ns. wake_fd readable ends the wait (MP_E_INJECT is
+ * not made of it: the code is MP_E_GIL_TIMEOUT or what else was waited for). On
+ * failure the agent was told to leave; f->changed_target says whether it has. */
+int session_open(struct session *s, const struct mp_options *o, uint64_t deadline_ns, int wake_fd,
+                 const struct talk *t, struct mp_failure *f) MP_MUST_CHECK;
+
+/* The next event, waiting at most until deadline_ns; extra_fd (-1: none) is also
+ * watched for errors (a reader that left): then SESSION_WAKE. Negative: -enum
+ * mp_err with f filled (the peer broke the protocol). */
+int session_next(struct session *s, uint64_t deadline_ns, int wake_fd, int extra_fd,
+                 struct stream_event *ret_event, struct mp_failure *f) MP_MUST_CHECK;
+
+/* Asks the agent to leave; harmless when it has gone. */
+void session_detach(struct session *s);
+
+void session_release(struct session *s);
+
+#endif
