@@ -2,7 +2,8 @@
  * segment, for processes that hold no end of its socket. `status` and `detach`
  * find the mapping of MP_AGENT_NAME in /proc/PID/maps, find MP_CONTROL_MAGIC at
  * a multiple of 64 bytes in its writable part, and read the block with
- * process_vm_readv. The one word that others may write is detach_request. */
+ * process_vm_readv. The words that others may write are detach_request and
+ * detach_ack. */
 #ifndef MP_CONTROL_H
 #define MP_CONTROL_H
 
@@ -12,6 +13,7 @@
 #include "boot.h"
 #include "limits.h"
 #include "options.h"
+#include "wire.h"
 
 #define MP_AGENT_NAME "mempulse-agent" /* memfd name: "/memfd:mempulse-agent (deleted)" in maps */
 #define MP_ANON_NAME "mempulse"        /* PR_SET_VMA_ANON_NAME of our anonymous mappings (5.17+) */
@@ -57,6 +59,12 @@ struct mp_control {
     volatile uint64_t threads; /* threads seen */
     volatile uint64_t codes;   /* functions named */
     struct mp_options options;
+    struct mp_slots slots_before; /* the interpreter's hook slots as they were found */
+    struct mp_slots slots_after;  /* as they are after the unhook: valid in state GONE and RESIDUE */
+    /* After a detach_request the agent, in state GONE or RESIDUE, lingers until
+     * this is non-zero (or MP_ACK_WAIT_MS), so that `detach` can read the above. */
+    volatile uint32_t detach_ack;
+    uint32_t reserved;
 } __attribute__((aligned(64)));
 
 #endif

@@ -16,6 +16,7 @@
 #define MP_RING_RECORDS 2048   /* records a thread's ring holds: a power of two */
 
 #define MP_LEASE_MS 1000       /* the agent is unhooked within this time of the launcher's end closing */
+#define MP_ACK_WAIT_MS 500     /* an agent that was asked to leave lets the asker read its account so long */
 #define MP_GO_WAIT_MS 5000     /* the loader waits this long for the launcher's first byte */
 #define MP_FRAME_MAX (256u << 10) /* bytes of one wire frame, header included */
 
