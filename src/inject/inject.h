@@ -70,6 +70,10 @@ int inject_find_agent(pid_t pid, struct inject_agent *ret, struct mp_failure *f)
 /* Asks the agent to leave through its control block. 0 or negative enum mp_err. */
 int inject_request_detach(pid_t pid, const struct inject_agent *a, struct mp_failure *f) MP_MUST_CHECK;
 
+/* Tells an agent in state GONE or RESIDUE that its account has been read. 0, also when
+ * it has left meanwhile; -MP_E_EPERM when the target's memory can't be written. */
+int inject_ack_detach(pid_t pid, const struct inject_agent *a) MP_MUST_CHECK;
+
 /* The target as seen from outside, for the comparison of before and after. */
 struct inject_snapshot;
 int inject_snapshot_take(struct inject_snapshot **ret, pid_t pid, struct mp_failure *f) MP_MUST_CHECK;

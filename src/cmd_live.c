@@ -1,0 +1,461 @@
+/* mempulse inject, the live part: inject, stream, detach, look again, tell.
+ *
+ * Whatever ends a session (a signal, the duration, a count, a reader that left,
+ * an agent that was asked to leave from another terminal, a target that ends)
+ * becomes a `reason`; from then on everything is bounded in time. */
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/args.h"
+#include "base/clock.h"
+#include "base/output.h"
+#include "cmd_inject.h"
+#include "cmd_residue.h"
+#include "cmd_session.h"
+#include "render/render.h"
+#include "target/proc.h"
+
+#define LEAVE_WAIT_NS 10000000000ull /* for BYE: the agent may have to wait for the GIL */
+#define CLEAN_WAIT_MS 3000u          /* for the last mapping to go after BYE */
+#define NEVER_NS UINT64_MAX
+
+struct live {
+    const struct inject_options *o;
+    struct session s;
+    struct output out;
+    struct model *model;
+    struct render *render;    /* NULL with --summary in text */
+    struct render_meta meta;
+    struct render_end end;
+    struct inject_diff diff;
+    char *path;               /* -o, expanded */
+    char residue[1400];
+    const char *reason;       /* why the session ends; NULL while it goes on */
+    enum mp_err err;          /* what the reason means for the exit code; 0 none */
+    int sig_fd;
+    int signo;                /* the signal that ended us */
+    uint64_t begin_ns, end_ns; /* CLOCK_MONOTONIC: hooked, and when to end */
+    uint64_t calls;           /* call records shown */
+};
+
+static const int end_signals[] = {SIGINT, SIGTERM, SIGHUP};
+
+static int live_signals(struct live *l)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    for (size_t i = 0; i < sizeof(end_signals) / sizeof(end_signals[0]); i++)
+        sigaddset(&set, end_signals[i]);
+    if (sigprocmask(SIG_BLOCK, &set, NULL))
+        return -errno;
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGTSTP, SIG_IGN); /* a suspended launcher would leave an agent that nobody reads */
+    l->sig_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    return l->sig_fd < 0 ? -errno : 0;
+}
+
+static void live_stop(struct live *l, const char *reason, enum mp_err err)
+{
+    if (l->reason)
+        return;
+    l->reason = reason;
+    l->err = err;
+}
+
+/* A signal came. The first one ends the session, the second one ends us. */
+static void live_take_signal(struct live *l)
+{
+    struct signalfd_siginfo si;
+
+    while (read(l->sig_fd, &si, sizeof(si)) == sizeof(si)) {
+        if (l->signo) {
+            fprintf(stderr, "mempulse: left at once; to be sure that nothing stays: mempulse detach -p %d\n",
+                    (int)l->o->pid);
+            _exit(128 + (int)si.ssi_signo);
+        }
+        l->signo = (int)si.ssi_signo;
+        if (!l->reason)
+            cmd_say(&l->o->talk, "detaching (%s); once more to leave at once", strsignal(l->signo));
+        live_stop(l, "signal", 0);
+    }
+}
+
+/* A write failed: the reader left (which is an end like another) or the output is broken. */
+static void live_output_failed(struct live *l, int err)
+{
+    live_stop(l, err == -EPIPE ? "stdout_closed" : "output_error", err == -EPIPE ? 0 : MP_E_OUTPUT);
+}
+
+static int live_open_output(struct live *l, struct mp_failure *f)
+{
+    const struct inject_options *o = l->o;
+    int err;
+
+    if (o->output) {
+        l->path = args_expand_path(o->output, o->pid);
+        if (!l->path)
+            return mp_fail(f, MP_E_USAGE, 0, "-o '%s': only %%p, %%t and %%%% can stand there", o->output);
+    }
+    err = output_open(&l->out, l->path, l->sig_fd);
+    if (err)
+        return mp_fail(f, MP_E_OUTPUT, -err, "cannot write %s: %s", l->path, strerror(-err));
+    return 0;
+}
+
+/* --thread names a tid of this namespace; the agent knows its own. */
+static int live_thread(struct live *l, struct mp_options *agent, struct mp_failure *f)
+{
+    struct proc_status st;
+
+    if (!l->o->thread)
+        return 0;
+    if (proc_read_task_status(l->o->pid, (pid_t)l->o->thread, &st))
+        return mp_fail(f, MP_E_ESRCH, 0, "process %d has no thread %ld", (int)l->o->pid, l->o->thread);
+    agent->thread = st.ns_pid;
+    return 0;
+}
+
+/* An agent is there already: the same session, another one, or a leftover.
+ * 0 go on, 1 nothing to do, negative enum mp_err. */
+static int live_existing(struct live *l, const struct mp_options *agent, struct mp_failure *f)
+{
+    struct inject_agent a;
+    int n = inject_find_agent(l->o->pid, &a, f);
+
+    if (n <= 0)
+        return n;
+    if (!a.alive || a.control.state == MP_STATE_RESIDUE || a.control.state == MP_STATE_GONE)
+        return residue_cure(&l->o->talk, l->o->pid, l->o->timeout_ns, f);
+    if (!l->o->replace && !memcmp(&a.control.options, agent, sizeof(*agent))) {
+        cmd_say(&l->o->talk, "process %d is already injected with these options (launcher %d); nothing to do",
+                (int)l->o->pid, a.control.launcher_pid);
+        return 1;
+    }
+    if (!l->o->replace)
+        return mp_fail(f, MP_E_BUSY_SESSION, 0, "process %d already has a session, of launcher %d, with other options",
+                       (int)l->o->pid, a.control.launcher_pid);
+    return residue_detach(&l->o->talk, l->o->pid, &a, l->o->timeout_ns, f);
+}
+
+static void live_fill_meta(struct live *l, const struct mp_options *agent)
+{
+    const struct inject_facts *facts = l->s.facts;
+
+    l->meta = (struct render_meta){
+        .tool_version = MP_VERSION,
+        .pid = l->o->pid,
+        .starttime = facts->starttime,
+        .exe = facts->exe,
+        .cmdline = facts->cmdline,
+        .py_version = facts->py_version,
+        .py_static = facts->py_static,
+        .glibc_major = facts->glibc_major,
+        .glibc_minor = facts->glibc_minor,
+        .threads = facts->threads,
+        .rss_bytes = facts->rss_bytes,
+        .page_size = l->s.selftest.page_size ? l->s.selftest.page_size : 4096,
+        .pause_ns = l->s.inj.pause_ns,
+        .attempts = l->s.inj.attempts,
+        .options = *agent,
+        .selftest = l->s.selftest,
+        .slots = l->s.slots,
+        .realtime_offset_ns = (int64_t)(clock_real_ns() - clock_mono_ns()),
+    };
+}
+
+static unsigned terminal_width(int fd)
+{
+    struct winsize ws;
+
+    if (!isatty(fd))
+        return 0;
+    return !ioctl(fd, TIOCGWINSZ, &ws) && ws.ws_col ? ws.ws_col : 80;
+}
+
+static int live_renderer(struct live *l, struct mp_failure *f)
+{
+    struct render_options ro = {
+        .out = l->out.file,
+        .color = l->o->color,
+        .lines = l->o->agent.flags & MP_OPT_LINES,
+        .width = terminal_width(l->out.fd),
+    };
+
+    l->model = model_new(l->meta.page_size);
+    if (l->o->format == FORMAT_NDJSON)
+        l->render = render_ndjson_new(&ro);
+    else if (!l->o->summary)
+        l->render = render_text_new(&ro);
+    if (!l->model || (!l->render && !(l->o->summary && l->o->format == FORMAT_TEXT)))
+        return mp_fail(f, MP_E_INTERNAL, ENOMEM, "out of memory");
+    return 0;
+}
+
+/* -n: keeps the records up to the last one that is still wanted. */
+static void live_cut_records(struct live *l, struct stream_event *ev)
+{
+    if (l->o->count && l->calls >= l->o->count)
+        ev->records.count = 0;
+    for (unsigned i = 0; i < ev->records.count; i++) {
+        if (ev->records.rec[i].type != MP_REC_CALL)
+            continue;
+        l->calls++;
+        if (l->calls == l->o->count) {
+            ev->records.count = i + 1;
+            live_stop(l, "count", 0);
+        }
+    }
+}
+
+static void live_event(struct live *l, struct stream_event *ev)
+{
+    int err;
+
+    if (ev->type == MP_MSG_RECORDS)
+        live_cut_records(l, ev);
+    if (model_event(l->model, ev))
+        live_stop(l, "out_of_memory", MP_E_INTERNAL);
+    /* With --summary NDJSON keeps its frame (meta, ranks, end) and leaves the records out. */
+    if (l->render && !(l->o->summary && ev->type == MP_MSG_RECORDS)) {
+        err = render_event(l->render, l->model, ev);
+        if (err)
+            live_output_failed(l, err);
+    }
+    if (ev->type == MP_MSG_BYE)
+        live_stop(l, ev->bye.reason == MP_BYE_FINALIZE ? "target_finalizing" : "detached",
+                  ev->bye.reason == MP_BYE_FINALIZE ? MP_E_TARGET_EXITED : 0);
+}
+
+/* The socket ended without BYE: what happened to the target? */
+static void live_eof(struct live *l)
+{
+    struct mp_failure ignored = {0};
+    struct inject_agent a;
+
+    if (l->s.have_bye)
+        return;
+    l->reason = NULL; /* an end of its own, whatever was under way */
+    if (!proc_alive(l->o->pid, l->s.facts->starttime))
+        live_stop(l, "target_exited", MP_E_TARGET_EXITED);
+    else if (!inject_find_agent(l->o->pid, &a, &ignored))
+        live_stop(l, "target_execed", MP_E_TARGET_EXECED);
+    else
+        live_stop(l, "agent_lost", MP_E_AGENT);
+}
+
+/* Takes events until `until_ns`, EOF, BYE, or (before a reason exists) a reason. */
+static void live_pump(struct live *l, uint64_t until_ns, struct mp_failure *f)
+{
+    bool ending = l->reason != NULL;
+
+    while (!l->s.have_bye && (ending || !l->reason)) {
+        struct stream_event ev;
+        uint64_t now = clock_mono_ns();
+        uint64_t tick = now + 200000000u; /* what was rendered is seen within this time */
+        int n = session_next(&l->s, tick < until_ns ? tick : until_ns, l->sig_fd, ending ? -1 : l->out.fd, &ev, f);
+
+        if (n == SESSION_EVENT) {
+            live_event(l, &ev);
+            if (ev.type != MP_MSG_STATS) /* flush when the socket has nothing more, or once a second */
+                continue;
+        } else if (n == SESSION_WAKE) {
+            live_take_signal(l);
+            if (!l->signo)
+                live_stop(l, "stdout_closed", 0);
+        } else if (n == SESSION_EOF) {
+            live_eof(l);
+            return;
+        } else if (n < 0) {
+            live_stop(l, "protocol_error", f->code);
+            return;
+        }
+        if (output_flush(&l->out))
+            live_output_failed(l, -l->out.err);
+        if (clock_mono_ns() >= until_ns) {
+            live_stop(l, "duration", 0);
+            return;
+        }
+    }
+}
+
+static bool live_target_gone(const struct live *l)
+{
+    return l->err == MP_E_TARGET_EXITED || l->err == MP_E_TARGET_EXECED;
+}
+
+/* What is left in the target after the session, in words and as bits. */
+static void live_verify(struct live *l, struct mp_failure *f)
+{
+    int n;
+
+    l->end.clean = live_target_gone(l);
+    l->end.residue = l->s.have_bye ? l->s.bye.residue : 0;
+    if (l->end.clean)
+        return;
+    n = inject_wait_clean(l->o->pid, l->s.before, CLEAN_WAIT_MS, &l->diff, f);
+    l->end.clean = n == 1 || n == -MP_E_TARGET_EXITED;
+    if (!l->end.clean)
+        residue_describe(&l->s, &l->diff, l->residue, sizeof(l->residue));
+}
+
+static void live_fill_end(struct live *l)
+{
+    struct model_totals t;
+    uint64_t wall = clock_mono_ns() - l->begin_ns, hook;
+
+    model_totals(l->model, &t);
+    hook = l->s.have_bye ? l->s.bye.hook_ns : t.last.hook_ns;
+    l->end.reason = l->reason ? l->reason : "detached";
+    l->end.records = t.records;
+    l->end.lost = t.lost[0];
+    l->end.cost_pct = wall ? 100.0 * (double)hook / (double)wall : 0;
+    l->end.pause_ns = l->s.inj.pause_ns;
+    l->end.wall_ns = wall;
+    l->end.residue_text = l->residue;
+}
+
+/* The results that come when the stream has ended. */
+static void live_report(struct live *l)
+{
+    int err = 0;
+
+    if (l->render)
+        err = render_finish(l->render, l->model, &l->end);
+    if (!err && l->o->format == FORMAT_TEXT)
+        err = render_ranking(l->out.file, l->model, l->o->color, terminal_width(l->out.fd));
+    if (!err && l->o->report_mempulse)
+        err = render_mempulse(l->out.file, l->model);
+    if (!err)
+        err = output_flush(&l->out);
+    if (err && err != -EPIPE)
+        l->err = l->err ? l->err : MP_E_OUTPUT;
+    if (l->path && l->o->format == FORMAT_TEXT && !l->o->talk.quiet)
+        err = render_ranking(stdout, l->model, l->o->color, terminal_width(STDOUT_FILENO));
+    if (!l->o->talk.quiet)
+        err = render_verdict(stderr, l->o->pid, &l->end);
+}
+
+static bool live_fail_on(const struct live *l)
+{
+    const struct inject_fail_on *c = &l->o->fail_on;
+    const struct model_code **rank = NULL;
+    struct model_totals t;
+    bool met = false;
+
+    model_totals(l->model, &t);
+    if (c->rss && t.rss_first >= 0 && t.rss_last - t.rss_first > (int64_t)c->rss) {
+        cmd_say(&l->o->talk, "--fail-on: the process grew by %" PRId64 " bytes", t.rss_last - t.rss_first);
+        met = true;
+    }
+    if (c->self && model_ranking(l->model, &rank) > 0 && rank[0]->rss_self > (int64_t)c->self) {
+        cmd_say(&l->o->talk, "--fail-on: %s grew by %" PRId64 " bytes", rank[0]->name, rank[0]->rss_self);
+        met = true;
+    }
+    free(rank);
+    return met;
+}
+
+static bool live_too_lossy(const struct live *l)
+{
+    double all = (double)(l->end.records + l->end.lost);
+
+    return l->o->max_loss_pct >= 0 && all > 0 && 100.0 * (double)l->end.lost / all > l->o->max_loss_pct;
+}
+
+/* One exit code; what endangers the target comes first. */
+static int live_exit_code(const struct live *l)
+{
+    if (!l->end.clean)
+        return mp_err_exit_code(MP_E_RESIDUE);
+    if (l->err)
+        return mp_err_exit_code(l->err);
+    if (l->signo)
+        return 128 + l->signo;
+    if (live_too_lossy(l))
+        return mp_err_exit_code(MP_E_LOSS);
+    if (live_fail_on(l))
+        return mp_err_exit_code(MP_E_FAIL_ON);
+    return 0;
+}
+
+/* From HOOKED to the verdict. */
+static int live_stream(struct live *l, const struct mp_options *agent, struct mp_failure *f)
+{
+    struct mp_failure later = {0};
+    int err;
+
+    live_fill_meta(l, agent);
+    err = live_renderer(l, f);
+    if (err)
+        return err;
+    cmd_say(&l->o->talk, "attached to %d (CPython %u.%u.%u, glibc %u.%u): paused %.0f us; Ctrl-C detaches",
+            (int)l->o->pid, l->meta.py_version >> 24, l->meta.py_version >> 16 & 255, l->meta.py_version >> 8 & 255,
+            l->meta.glibc_major, l->meta.glibc_minor, (double)l->meta.pause_ns / 1e3);
+    l->begin_ns = l->s.hooked_ns;
+    l->end_ns = l->o->duration_ns ? l->begin_ns + l->o->duration_ns : NEVER_NS;
+    l->out.end_ns = l->o->duration_ns ? l->end_ns : 0;
+    if (l->render && (err = render_begin(l->render, &l->meta)))
+        live_output_failed(l, err);
+    live_pump(l, l->end_ns, &later);
+    l->out.end_ns = clock_mono_ns(); /* an output without room gets a grace from here on */
+    session_detach(&l->s);
+    if (!live_target_gone(l))
+        live_pump(l, clock_mono_ns() + LEAVE_WAIT_NS, &later);
+    live_verify(l, &later);
+    live_fill_end(l);
+    live_report(l);
+    return 0;
+}
+
+static int live_run(struct live *l, struct mp_failure *f)
+{
+    struct mp_options agent = l->o->agent;
+    uint64_t deadline = clock_mono_ns() + l->o->timeout_ns;
+    int err = live_signals(l);
+
+    if (err)
+        return mp_fail(f, MP_E_INTERNAL, -err, "signalfd failed: %s", strerror(-err));
+    err = live_open_output(l, f);
+    if (!err)
+        err = live_thread(l, &agent, f);
+    if (!err)
+        err = live_existing(l, &agent, f);
+    if (!err)
+        err = session_plan(&l->s, l->o->pid, l->o->talk.log, f);
+    if (!err)
+        err = session_open(&l->s, &agent, deadline, l->sig_fd, &l->o->talk, f);
+    if (!err)
+        err = live_stream(l, &agent, f);
+    return err;
+}
+
+int inject_live(const struct inject_options *o)
+{
+    struct live l = {.o = o, .sig_fd = -1, .out = {.fd = -1}, .s = {.inj = {.fd = -1}}};
+    struct mp_failure f = {0};
+    int err = live_run(&l, &f), code = 0, werr;
+
+    if (err < 0)
+        code = cmd_fail(&o->talk, o->pid, &f);
+    else if (err == 0)
+        code = live_exit_code(&l);
+    werr = output_close(&l.out);
+    if (werr && werr != -EPIPE && !code)
+        code = mp_err_exit_code(MP_E_OUTPUT);
+    if (code == mp_err_exit_code(MP_E_OUTPUT) && err == 0)
+        fprintf(stderr, "mempulse: the output failed: %s\n", strerror(-werr));
+    render_free(l.render);
+    model_free(l.model);
+    session_release(&l.s);
+    free(l.path);
+    if (l.sig_fd >= 0)
+        close(l.sig_fd);
+    return code;
+}
