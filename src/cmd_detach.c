@@ -1,0 +1,222 @@
+/* mempulse detach: gets rid of any agent and of what an earlier one left, and
+ * shows the target before and after. Idempotent. */
+#include <getopt.h>
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/args.h"
+#include "base/clock.h"
+#include "cmd_residue.h"
+
+#define CLEAN_WAIT_MS 2000u
+#define RETRY_STEP_MS 100
+
+struct detach {
+    struct talk talk;
+    pid_t pid;
+    bool strict;
+    bool json_result;
+    uint64_t wait_ns;    /* --wait: how long to retry for what can't go yet */
+    uint64_t timeout_ns; /* for the agent to unhook */
+    /* found */
+    bool found;          /* something of ours was there */
+    struct inject_agent agent;
+    struct inject_snapshot *before;
+    struct inject_diff diff;
+};
+
+static int run(int argc, char **argv);
+
+const struct command cmd_detach = {
+    .name = "detach",
+    .synopsis = "-p PID [OPTIONS]",
+    .summary = "remove any mempulse agent and its hooks from a process, and prove it",
+    .help = "  -p, --pid PID       the process (also accepted as the only argument)\n"
+            "      --wait TIME     retry so long for what can't be removed at once (default 0)\n"
+            "      --timeout TIME  wait so long for the agent to unhook (default 10s)\n"
+            "      --strict        exit 7 when there is nothing to detach\n"
+            "      --json          the result, and errors, as JSON\n"
+            "  -q, --quiet         only the exit code\n"
+            "  -v, --verbose       say how it goes\n",
+    .run = run,
+};
+
+static const struct option long_options[] = {
+    {"pid", 1, NULL, 'p'},     {"wait", 1, NULL, 'w'},  {"timeout", 1, NULL, 't'}, {"strict", 0, NULL, 's'},
+    {"json", 0, NULL, 'j'},    {"quiet", 0, NULL, 'q'}, {"verbose", 0, NULL, 'v'}, {"help", 0, NULL, 'h'},
+    {NULL, 0, NULL, 0},
+};
+
+static const char *const kind_names[INJECT_KINDS] = {
+    [INJECT_MAPPINGS] = "mappings", [INJECT_FDS] = "file descriptors", [INJECT_THREADS] = "threads",
+    [INJECT_SIGMASK] = "signal masks", [INJECT_SIGACTION] = "signal dispositions",
+};
+static const char *const kind_keys[INJECT_KINDS] = {
+    [INJECT_MAPPINGS] = "mappings", [INJECT_FDS] = "fds", [INJECT_THREADS] = "threads",
+    [INJECT_SIGMASK] = "signal_masks", [INJECT_SIGACTION] = "signal_dispositions",
+};
+
+/* 0 go on, 1 help printed, 2 told. */
+static int parse(struct detach *d, int argc, char **argv)
+{
+    const char *pid = NULL;
+    int c;
+
+    *d = (struct detach){.timeout_ns = 10000000000ull};
+    for (int i = 1; i < argc; i++)
+        d->talk.json |= !strcmp(argv[i], "--json");
+    opterr = 0;
+    optind = 1;
+    while ((c = getopt_long(argc, argv, "p:qvh", long_options, NULL)) != -1) {
+        if (c == 'p') {
+            pid = optarg;
+        } else if (c == 'w' || c == 't') {
+            if (args_duration(optarg, c == 'w' ? &d->wait_ns : &d->timeout_ns))
+                return cmd_usage(&d->talk, &cmd_detach, "'%s' is not a duration", optarg);
+        } else if (c == 's') {
+            d->strict = true;
+        } else if (c == 'q') {
+            d->talk.quiet = true;
+        } else if (c == 'v') {
+            d->talk.log = stderr;
+        } else if (c == 'h') {
+            cmd_help(&cmd_detach, stdout);
+            return 1;
+        } else if (c != 'j') {
+            return cmd_usage(&d->talk, &cmd_detach, "unknown option, or its value is missing");
+        }
+    }
+    d->json_result = d->talk.json;
+    d->pid = cmd_target(&d->talk, &cmd_detach, pid, argc - optind, argv + optind);
+    return d->pid < 0 ? 2 : 0;
+}
+
+/* Retries for what can't go at once: a frame that still runs through a thunk. */
+static int detach_retry(struct detach *d, struct mp_failure *f)
+{
+    uint64_t deadline = clock_mono_ns() + d->wait_ns, pause_ns;
+    int n;
+
+    for (;;) {
+        n = inject_wait_clean(d->pid, d->before, CLEAN_WAIT_MS, &d->diff, f);
+        if (n)
+            return n;
+        n = inject_sweep(d->pid, d->talk.log, &pause_ns, f);
+        if (n < 0)
+            return n;
+        if (n > 0)
+            continue;
+        if (clock_mono_ns() >= deadline)
+            return 0;
+        poll(NULL, 0, RETRY_STEP_MS); /* bounded by --wait */
+    }
+}
+
+/* 1 clean, 0 something stays, negative enum mp_err. */
+static int detach_do(struct detach *d, struct mp_failure *f)
+{
+    int n = inject_snapshot_take(&d->before, d->pid, f);
+
+    if (n)
+        return n;
+    n = inject_find_agent(d->pid, &d->agent, f);
+    if (n < 0)
+        return n;
+    if (n == 0) {
+        n = inject_verify(d->pid, NULL, &d->diff, f);
+        if (n < 0 || d->diff.clean)
+            return n < 0 ? n : 1;
+        d->found = true;
+        return detach_retry(d, f);
+    }
+    d->found = true;
+    if (d->agent.alive && d->agent.control.state < MP_STATE_GONE)
+        n = residue_detach(&d->talk, d->pid, &d->agent, d->timeout_ns, f);
+    else
+        n = residue_cure(&d->talk, d->pid, d->timeout_ns, f);
+    return n ? n : detach_retry(d, f);
+}
+
+static const char *slots_line(const struct detach *d)
+{
+    const struct mp_slots *b = &d->agent.control.slots_before, *a = &d->agent.control.slots_after;
+
+    if (a->hook == MP_HOOK_NONE)
+        return NULL;
+    return a->eval_frame == b->eval_frame && a->monitoring_tools == b->monitoring_tools ? "as before the injection"
+                                                                                       : "changed since the injection";
+}
+
+static void print_text(const struct detach *d)
+{
+    const char *slots = slots_line(d);
+
+    if (!d->found) {
+        printf("process %d: nothing of mempulse is there\n", (int)d->pid);
+        return;
+    }
+    printf("%-22s %8s %8s %8s\n", "", "before", "after", "ours");
+    for (int k = 0; k < INJECT_KINDS; k++)
+        printf("%-22s %8zu %8zu %8zu\n", kind_names[k], d->diff.kind[k].before, d->diff.kind[k].after,
+               d->diff.kind[k].ours);
+    if (slots)
+        printf("%-22s %s (eval frame, profile, trace, sys.monitoring)\n", "interpreter's hooks", slots);
+    if (d->diff.detail[0])
+        printf("%s\n", d->diff.detail);
+    if (d->diff.clean)
+        printf("detached from %d: %" PRIu64 " records, %" PRIu64 " lost; nothing left behind\n", (int)d->pid,
+               d->agent.control.records, d->agent.control.lost);
+    else
+        printf("detached from %d, but something stays (see above)\n", (int)d->pid);
+}
+
+static int print_json(const struct detach *d)
+{
+    struct json_object *o = json_object_new_object();
+    const char *slots = slots_line(d);
+
+    json_object_object_add(o, "type", json_object_new_string("detach"));
+    json_object_object_add(o, "v", json_object_new_int(1));
+    json_object_object_add(o, "pid", json_object_new_int(d->pid));
+    json_object_object_add(o, "was_injected", json_object_new_boolean(d->found));
+    json_object_object_add(o, "clean", json_object_new_boolean(!d->found || d->diff.clean));
+    for (int k = 0; d->found && k < INJECT_KINDS; k++) {
+        struct json_object *row = json_object_new_object();
+
+        json_object_object_add(row, "before", json_object_new_int64((int64_t)d->diff.kind[k].before));
+        json_object_object_add(row, "after", json_object_new_int64((int64_t)d->diff.kind[k].after));
+        json_object_object_add(row, "ours", json_object_new_int64((int64_t)d->diff.kind[k].ours));
+        json_object_object_add(o, kind_keys[k], row);
+    }
+    if (slots)
+        json_object_object_add(o, "interpreter_slots", json_object_new_string(slots));
+    if (d->found && d->diff.detail[0])
+        json_object_object_add(o, "detail", json_object_new_string(d->diff.detail));
+    printf("%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+    json_object_put(o);
+    return fflush(stdout) ? -1 : 0;
+}
+
+static int run(int argc, char **argv)
+{
+    struct detach d;
+    struct mp_failure f = {0};
+    int n = parse(&d, argc, argv);
+
+    if (n)
+        return n == 1 ? 0 : 2;
+    n = detach_do(&d, &f);
+    inject_snapshot_free(d.before);
+    if (n < 0)
+        return cmd_fail(&d.talk, d.pid, &f);
+    if (d.json_result)
+        n = print_json(&d) ? mp_err_exit_code(MP_E_OUTPUT) : n;
+    else if (!d.talk.quiet)
+        print_text(&d);
+    if (!d.found)
+        return d.strict ? mp_err_exit_code(MP_E_NOT_INJECTED) : 0;
+    return n == 1 ? 0 : n == 0 ? mp_err_exit_code(MP_E_RESIDUE) : n;
+}

@@ -1,0 +1,196 @@
+/* mempulse status: who is injected, since when, by whom, at what cost. Reads the
+ * agent's control block; asks the agent nothing. */
+#include <ctype.h>
+#include <dirent.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "cmd.h"
+#include "inject/inject.h"
+#include "render/render.h"
+
+static int run(int argc, char **argv);
+
+const struct command cmd_status = {
+    .name = "status",
+    .synopsis = "[-p PID] [--json]",
+    .summary = "tell whether a process (or any process) is injected, since when and by whom",
+    .help = "  -p, --pid PID   the process (also accepted as the only argument); default: all that can be read\n"
+            "      --strict    exit 7 when there is no agent\n"
+            "      --json      one JSON object a line\n",
+    .run = run,
+};
+
+static const struct option long_options[] = {
+    {"pid", 1, NULL, 'p'}, {"json", 0, NULL, 'j'}, {"strict", 0, NULL, 's'}, {"help", 0, NULL, 'h'}, {NULL, 0, NULL, 0},
+};
+
+static const char *const state_names[] = {
+    [MP_STATE_NEW] = "starting",        [MP_STATE_HOOKING] = "waiting for the GIL to hook",
+    [MP_STATE_HOOKED] = "hooked",       [MP_STATE_UNHOOKING] = "unhooking",
+    [MP_STATE_GONE] = "leaving",        [MP_STATE_RESIDUE] = "left, residue stays",
+};
+
+static const char *state_name(const struct inject_agent *a)
+{
+    uint32_t s = a->control.state;
+
+    if (!a->alive)
+        return "hooks without an agent (inherited by fork, or the agent died)";
+    return s < sizeof(state_names) / sizeof(state_names[0]) ? state_names[s] : "unknown";
+}
+
+static double cost_pct(const struct mp_control *c)
+{
+    uint64_t now = clock_real_ns();
+
+    return now > c->start_realtime_ns ? 100.0 * (double)c->hook_ns / (double)(now - c->start_realtime_ns) : 0;
+}
+
+static void print_text(pid_t pid, const struct inject_agent *a)
+{
+    const struct mp_control *c = &a->control;
+    time_t since = (time_t)(c->start_realtime_ns / 1000000000u);
+    char when[32] = "-";
+    struct tm tm;
+
+    if (since && localtime_r(&since, &tm))
+        strftime(when, sizeof(when), "%F %T", &tm);
+    printf("%d: %s, since %s, by launcher %d; depth %u%s; %" PRIu64 " records, %" PRIu64
+           " lost, %" PRIu64 " threads, %" PRIu64 " functions; hook cost %.2f%%\n",
+           (int)pid, state_name(a), when, c->launcher_pid, c->options.depth,
+           c->options.flags & MP_OPT_LINES ? ", lines" : "", c->records, c->lost, c->threads, c->codes, cost_pct(c));
+}
+
+static struct json_object *globs(const struct mp_patterns *p)
+{
+    struct json_object *a = json_object_new_array();
+
+    for (uint32_t i = 0; i < p->count && i < MP_PATTERNS_MAX; i++)
+        json_object_array_add(a, json_object_new_string_len(p->glob[i], (int)strnlen(p->glob[i], MP_PATTERN_MAX)));
+    return a;
+}
+
+static struct json_object *options_json(const struct mp_options *op)
+{
+    struct json_object *o = json_object_new_object();
+
+    json_object_object_add(o, "depth", json_object_new_int64(op->depth));
+    json_object_object_add(o, "lines", json_object_new_boolean(op->flags & MP_OPT_LINES));
+    json_object_object_add(o, "min_bytes", json_object_new_int64((int64_t)op->min_bytes));
+    json_object_object_add(o, "min_time_ns", json_object_new_int64((int64_t)op->min_time_ns));
+    json_object_object_add(o, "thread", json_object_new_int(op->thread));
+    json_object_object_add(o, "root", globs(&op->root));
+    json_object_object_add(o, "function", globs(&op->function));
+    json_object_object_add(o, "module", globs(&op->module));
+    json_object_object_add(o, "exclude", globs(&op->exclude));
+    return o;
+}
+
+static void print_json(pid_t pid, const struct inject_agent *a)
+{
+    struct json_object *o = json_object_new_object();
+    const struct mp_control *c = a ? &a->control : NULL;
+
+    json_object_object_add(o, "type", json_object_new_string("status"));
+    json_object_object_add(o, "v", json_object_new_int(1));
+    json_object_object_add(o, "pid", json_object_new_int(pid));
+    json_object_object_add(o, "injected", json_object_new_boolean(a != NULL));
+    if (c) {
+        json_object_object_add(o, "state", json_object_new_string(state_name(a)));
+        json_object_object_add(o, "alive", json_object_new_boolean(a->alive));
+        json_object_object_add(o, "since_ns", json_object_new_int64((int64_t)c->start_realtime_ns));
+        json_object_object_add(o, "launcher_pid", json_object_new_int(c->launcher_pid));
+        json_object_object_add(o, "records", json_object_new_int64((int64_t)c->records));
+        json_object_object_add(o, "lost", json_object_new_int64((int64_t)c->lost));
+        json_object_object_add(o, "hook_ns", json_object_new_int64((int64_t)c->hook_ns));
+        json_object_object_add(o, "threads", json_object_new_int64((int64_t)c->threads));
+        json_object_object_add(o, "functions", json_object_new_int64((int64_t)c->codes));
+        json_object_object_add(o, "options", options_json(&c->options));
+    }
+    printf("%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+    json_object_put(o);
+}
+
+/* 1 an agent was shown, 0 none, negative enum mp_err. */
+static int status_one(pid_t pid, bool json, bool all, struct mp_failure *f)
+{
+    struct inject_agent a;
+    int n = inject_find_agent(pid, &a, f);
+
+    if (n < 0)
+        return n;
+    if (n == 0 && all)
+        return 0;
+    if (json)
+        print_json(pid, n ? &a : NULL);
+    else if (n)
+        print_text(pid, &a);
+    else
+        printf("%d: not injected\n", (int)pid);
+    return n;
+}
+
+/* Every process whose maps can be read; those that can't are not ours to tell of. */
+static int status_all(bool json)
+{
+    DIR *d = opendir("/proc");
+    struct dirent *e;
+    int found = 0;
+
+    while (d && (e = readdir(d))) {
+        struct mp_failure ignored = {0};
+
+        if (isdigit((unsigned char)e->d_name[0]) && status_one((pid_t)atoi(e->d_name), json, true, &ignored) > 0)
+            found++;
+    }
+    if (d)
+        closedir(d);
+    if (!found && !json)
+        puts("no process is injected (as far as this user can see)");
+    return found;
+}
+
+static int run(int argc, char **argv)
+{
+    struct talk talk = {0};
+    struct mp_failure f = {0};
+    const char *value = NULL;
+    bool strict = false;
+    pid_t pid;
+    int c, n;
+
+    for (int i = 1; i < argc; i++)
+        talk.json |= !strcmp(argv[i], "--json");
+    opterr = 0;
+    optind = 1;
+    while ((c = getopt_long(argc, argv, "p:h", long_options, NULL)) != -1) {
+        if (c == 'h') {
+            cmd_help(&cmd_status, stdout);
+            return 0;
+        }
+        if (c == '?')
+            return cmd_usage(&talk, &cmd_status, "unknown option, or its value is missing");
+        if (c == 'p')
+            value = optarg;
+        strict |= c == 's';
+    }
+    if (!value && optind == argc) {
+        n = status_all(talk.json);
+    } else {
+        pid = cmd_target(&talk, &cmd_status, value, argc - optind, argv + optind);
+        if (pid < 0)
+            return 2;
+        n = status_one(pid, talk.json, false, &f);
+        if (n < 0)
+            return cmd_fail(&talk, pid, &f);
+    }
+    if (fflush(stdout))
+        return mp_err_exit_code(MP_E_OUTPUT);
+    return !n && strict ? mp_err_exit_code(MP_E_NOT_INJECTED) : 0;
+}
