@@ -1,0 +1,132 @@
+/* /proc/PID and what else the kernel tells about a process from outside. Each
+ * file has a parser (pure, over text) and a reader (open, read, parse). */
+#ifndef MP_PROC_H
+#define MP_PROC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/err.h"
+#include "target/raddr.h"
+
+#define PROC_COMM_MAX 64        /* comm is 16 bytes; kernel workers' names are longer */
+#define PROC_FILE_MAX (1u << 30) /* bytes of one proc file taken at most */
+
+/* --- whole files ---------------------------------------------------------- */
+
+/* Reads /proc/PID/<name> ("maps", "task/12/stat") into fresh memory with a NUL
+ * after its last byte; caller frees. 0, -ESRCH when the process is not there,
+ * -EACCES, -EFBIG beyond PROC_FILE_MAX, another -errno. */
+int proc_read(pid_t pid, const char *name, char **ret_text, size_t *ret_len) MP_MUST_CHECK;
+
+/* As proc_read for any path. -ENOENT stays -ENOENT. */
+int proc_read_path(const char *path, char **ret_text, size_t *ret_len) MP_MUST_CHECK;
+
+/* Target of /proc/PID/<name>, a link ("exe", "ns/pid"); NUL terminated, cut at
+ * size. Its length or -errno (-ESRCH, -EACCES). */
+ssize_t proc_link(pid_t pid, const char *name, char *ret_buf, size_t size) MP_MUST_CHECK;
+
+/* --- stat ----------------------------------------------------------------- */
+
+struct proc_stat {
+    pid_t pid, ppid;
+    char comm[PROC_COMM_MAX];
+    char state;           /* R S D T t Z X I */
+    uint64_t flags;       /* PF_*; PROC_PF_KTHREAD */
+    unsigned threads;
+    uint64_t starttime;   /* field 22: clock ticks since boot; tells reused pids apart */
+    uint64_t rss_pages;
+};
+#define PROC_PF_KTHREAD 0x00200000u /* include/linux/sched.h; stable since 2.6.17 */
+
+/* 0, or -EINVAL when text is no stat line. comm may hold spaces and brackets. */
+int proc_stat_parse(struct proc_stat *ret, const char *text, size_t len) MP_MUST_CHECK;
+/* tid 0: the process (its leader). 0, -ESRCH, -EINVAL, another -errno. */
+int proc_stat_read(struct proc_stat *ret, pid_t pid, pid_t tid) MP_MUST_CHECK;
+
+/* --- status --------------------------------------------------------------- */
+
+struct proc_status {
+    char name[PROC_COMM_MAX];
+    char state;
+    pid_t tgid, pid, ppid, tracer;
+    uid_t uid[4]; /* real, effective, saved, filesystem; as our user namespace maps them */
+    gid_t gid[4];
+    pid_t ns_pid;       /* in its innermost pid namespace; 0 when the kernel (before 4.1) does not say */
+    unsigned ns_levels; /* pid namespaces between ours and its own, both counted */
+    int seccomp;        /* 0 none, 1 strict, 2 filter; -1 not told */
+    unsigned seccomp_filters;
+    unsigned threads;
+    uint64_t sig_pending, sig_blocked, sig_ignored, sig_caught; /* bit n-1 is signal n */
+    uint64_t cap_permitted, cap_effective, cap_bounding;
+    bool no_new_privs;
+    bool shadow_stack;  /* x86_Thread_features lists shstk */
+    uint64_t rss_bytes;
+};
+#define PROC_CAP_SYS_PTRACE 19
+#define PROC_CAP_SYS_ADMIN 21
+#define PROC_CAP_CHECKPOINT_RESTORE 40
+
+/* 0, or -EINVAL when text has no Pid line. Lines not known are passed over. */
+int proc_status_parse(struct proc_status *ret, const char *text, size_t len) MP_MUST_CHECK;
+int proc_status_read(struct proc_status *ret, pid_t pid, pid_t tid) MP_MUST_CHECK; /* tid as in proc_stat_read */
+
+/* --- syscall -------------------------------------------------------------- */
+
+/* What a thread does in the kernel right now (fs/proc/base.c, proc_pid_syscall). */
+struct proc_syscall {
+    bool running;    /* it was on a CPU or runnable: nothing else is known */
+    long nr;         /* -1: in the kernel, but not by a system call (fault, preemption) */
+    uint64_t arg[6]; /* when nr >= 0 */
+    raddr_t sp, pc;  /* when not running */
+};
+int proc_syscall_parse(struct proc_syscall *ret, const char *text, size_t len) MP_MUST_CHECK;
+/* Needs PTRACE_MODE_ATTACH. 0, -ESRCH, -EPERM, -ENOENT (kernel without it), -EINVAL. */
+int proc_syscall_read(struct proc_syscall *ret, pid_t pid, pid_t tid) MP_MUST_CHECK;
+
+/* --- tasks and descriptors ------------------------------------------------ */
+
+/* Thread ids, rising. Array is the caller's to free. 0 or -errno. */
+int proc_tasks(pid_t pid, pid_t **ret_tids, size_t *ret_count) MP_MUST_CHECK;
+
+/* A thread of pid that has memory still (not Z or X): pid itself when it lives,
+ * else the first that does. -ESRCH when there is none. */
+pid_t proc_live_task(pid_t pid) MP_MUST_CHECK;
+
+struct proc_fd {
+    int fd;
+    char *target; /* where the link points: "/dev/null", "socket:[123]", "/memfd:x (deleted)" */
+};
+/* Open descriptors by rising number. 0 or -errno; release with proc_fds_free. */
+int proc_fds(pid_t pid, struct proc_fd **ret_fds, size_t *ret_count) MP_MUST_CHECK;
+void proc_fds_free(struct proc_fd *fds, size_t count);
+
+/* --- odds and ends -------------------------------------------------------- */
+
+/* Arguments joined by spaces, control characters and invalid bytes replaced by
+ * '?', at most max bytes. Fresh string; NULL when out of memory or not there. */
+char *proc_cmdline(pid_t pid, size_t max);
+
+/* Whether `NAME=value` stands in the block text (NUL separated, as /proc/PID/environ). */
+bool proc_environ_has(const char *text, size_t len, const char *assignment);
+
+/* pidfd_open(2), CLOEXEC at birth. fd or -errno (-ENOSYS before 5.3). */
+int proc_pidfd(pid_t pid) MP_MUST_CHECK;
+
+/* 1 when both processes share the namespace ("pid", "mnt", "user"), 0 when not, -errno. */
+int proc_same_ns(pid_t a, pid_t b, const char *ns) MP_MUST_CHECK;
+
+/* kernel.yama.ptrace_scope, or -1 where there is no Yama. */
+int proc_yama_scope(void);
+
+/* Whether /proc/PID belongs to its user: the kernel gives it to root while the
+ * process is not dumpable (proc(5)). A root process cannot be judged: true. */
+int proc_dumpable(pid_t pid, uid_t euid, bool *ret_dumpable) MP_MUST_CHECK;
+
+/* The security module's label of a process ("docker-default (enforce)"), ""
+ * when there is none. Cut at size. */
+void proc_lsm_label(pid_t pid, char *ret_buf, size_t size);
+
+#endif
