@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -34,7 +33,7 @@ static ssize_t file_transfer(pid_t pid, raddr_t at, void *buf, size_t len, bool 
 {
     ssize_t n;
     int fd, err;
-    if (at > (raddr_t)LONG_MAX - len)
+    if (at > (raddr_t)INT64_MAX - len)
         return -EFAULT;
     fd = mem_open(pid, writing ? O_WRONLY : O_RDONLY);
     if (fd < 0)
