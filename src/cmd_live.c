@@ -116,9 +116,9 @@ static int live_thread(struct live *l, struct mp_options *agent, struct mp_failu
 
     if (!l->o->thread)
         return 0;
-    if (proc_read_task_status(l->o->pid, (pid_t)l->o->thread, &st))
+    if (proc_status_read(&st, l->o->pid, (pid_t)l->o->thread))
         return mp_fail(f, MP_E_ESRCH, 0, "process %d has no thread %ld", (int)l->o->pid, l->o->thread);
-    agent->thread = st.ns_pid;
+    agent->thread = st.ns_pid ? st.ns_pid : (int32_t)l->o->thread;
     return 0;
 }
 
@@ -233,6 +233,15 @@ static void live_event(struct live *l, struct stream_event *ev)
                   ev->bye.reason == MP_BYE_FINALIZE ? MP_E_TARGET_EXITED : 0);
 }
 
+/* The process that was injected still runs: same pid, same start. */
+static bool live_target_runs(const struct live *l)
+{
+    struct proc_stat st;
+
+    return !proc_stat_read(&st, l->o->pid, 0) && st.starttime == l->s.facts->starttime && st.state != 'Z' &&
+           st.state != 'X';
+}
+
 /* The socket ended without BYE: what happened to the target? */
 static void live_eof(struct live *l)
 {
@@ -242,7 +251,7 @@ static void live_eof(struct live *l)
     if (l->s.have_bye)
         return;
     l->reason = NULL; /* an end of its own, whatever was under way */
-    if (!proc_alive(l->o->pid, l->s.facts->starttime))
+    if (!live_target_runs(l))
         live_stop(l, "target_exited", MP_E_TARGET_EXITED);
     else if (!inject_find_agent(l->o->pid, &a, &ignored))
         live_stop(l, "target_execed", MP_E_TARGET_EXECED);
