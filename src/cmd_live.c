@@ -233,13 +233,14 @@ static void live_event(struct live *l, struct stream_event *ev)
                   ev->bye.reason == MP_BYE_FINALIZE ? MP_E_TARGET_EXITED : 0);
 }
 
-/* The process that was injected still runs: same pid, same start. */
+/* The process that was injected still runs: same pid, same start. A leader that
+ * has exited is a zombie while its threads live on. */
 static bool live_target_runs(const struct live *l)
 {
     struct proc_stat st;
 
-    return !proc_stat_read(&st, l->o->pid, 0) && st.starttime == l->s.facts->starttime && st.state != 'Z' &&
-           st.state != 'X';
+    return !proc_stat_read(&st, l->o->pid, 0) && st.starttime == l->s.facts->starttime && st.state != 'X' &&
+           (st.state != 'Z' || st.threads > 1);
 }
 
 /* The socket ended without BYE: what happened to the target? */
