@@ -1,5 +1,13 @@
 /* The launcher's end of the wire: bytes from an untrusted peer in, checked
- * events out. Knows no ptrace. */
+ * events out. Knows no ptrace.
+ *
+ * What the decoder guarantees for every event it hands out, whatever the peer
+ * sent: the order of wire.h (HELLO first and once; nothing but NOTE, STATS,
+ * SELFTEST, HOOKED, FAILED, BYE before HOOKED; nothing after BYE), strings
+ * within the frame and the limits of limits.h, ids within range, records of a
+ * known type with depth <= MP_DEPTH_MAX, byte figures below STREAM_BYTES_MAX,
+ * times below STREAM_TIME_MAX and no call longer than its own clock. It does not
+ * guarantee that a code or thread id was announced, nor that figures are true. */
 #ifndef MP_STREAM_H
 #define MP_STREAM_H
 
@@ -9,6 +17,9 @@
 #include "base/err.h"
 #include "wire.h"
 
+#define STREAM_BYTES_MAX (1ull << 52) /* 4 PiB: sums of a few stay in 64 bits, JSON keeps it exact */
+#define STREAM_TIME_MAX (1ull << 62)  /* 146 years of nanoseconds */
+
 /* One decoded frame. Pointers are into the decoder's buffer and live until the
  * next call on it. Strings are not NUL terminated and not yet sanitised. */
 struct stream_event {
@@ -17,7 +28,7 @@ struct stream_event {
         struct mp_hello hello;
         struct mp_selftest selftest;
         struct mp_slots slots;      /* HOOKED */
-        struct mp_failed failed;    /* text is NUL terminated by the decoder */
+        struct mp_failed failed;    /* text is NUL terminated by the decoder, not sanitised */
         struct { struct mp_code head; const char *name, *file, *module; } code;
         struct { struct mp_thread head; const char *name; } thread;
         struct { const struct mp_record *rec; unsigned count; } records;
@@ -30,11 +41,12 @@ struct stream_event {
 
 struct stream; /* decoder and its bounded buffer (MP_FRAME_MAX) */
 
-struct stream *stream_new(void);
+struct stream *stream_new(void); /* NULL when memory ran out */
 void stream_free(struct stream *s);
 
 /* Reads once from fd (non-blocking). Returns bytes read, 0 at end of file,
- * -EAGAIN when there is nothing now, another -errno otherwise. */
+ * -EAGAIN when there is nothing now, -ENOBUFS when a whole frame waits in the
+ * buffer (call stream_next first), another -errno otherwise. */
 int stream_fill(struct stream *s, int fd) MP_MUST_CHECK;
 
 /* Adds bytes from memory (tests, fuzzing). Returns the number taken. */
@@ -42,10 +54,13 @@ size_t stream_feed(struct stream *s, const void *data, size_t len);
 
 /* 1 and *ret filled for the next whole frame; 0 when more bytes are needed;
  * -EPROTO when the peer broke the protocol (the stream is then dead: every
- * later call answers the same). */
+ * later call answers the same). After a HELLO of another MP_ABI, which is handed
+ * out, nothing else can be read: -EPROTO. */
 int stream_next(struct stream *s, struct stream_event *ret) MP_MUST_CHECK;
 
-/* Writes one frame to fd. 0, or -errno (-EAGAIN when it does not fit now). */
+/* Writes one frame to fd. 0, or -errno (-EAGAIN when it does not fit now; then
+ * nothing was written, or, on a stream socket that took a part, -EIO: the
+ * connection is of no use any more). -EMSGSIZE over MP_FRAME_MAX. */
 int stream_send(int fd, enum mp_msg type, const void *payload, size_t len) MP_MUST_CHECK;
 
 #endif
