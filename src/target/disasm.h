@@ -26,7 +26,7 @@ int disasm_read_pid(void *pid, raddr_t at, void *ret_buf, size_t len);
 struct disasm_insn {
     unsigned len;
     bool is_syscall, is_ret, is_call, is_jump;
-    char text[160]; /* "mov rax, qword ptr [rip + 0x10]" */
+    char text[208]; /* "mov rax, qword ptr [rip + 0x10]" */
 };
 /* Decodes the instruction at `at`. 0; -EILSEQ when it is none; -EFAULT. */
 int disasm_one(struct disasm *d, raddr_t at, struct disasm_insn *ret) MP_MUST_CHECK;

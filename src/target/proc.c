@@ -482,6 +482,21 @@ bool proc_environ_has(const char *text, size_t len, const char *assignment)
     return false;
 }
 
+bool proc_auxv_get(const char *text, size_t len, uint64_t type, uint64_t *ret_value)
+{
+    uint64_t pair[2];
+    for (; len >= sizeof(pair); text += sizeof(pair), len -= sizeof(pair)) {
+        memcpy(pair, text, sizeof(pair));
+        if (pair[0] == 0) /* AT_NULL ends the list */
+            return false;
+        if (pair[0] == type) {
+            *ret_value = pair[1];
+            return true;
+        }
+    }
+    return false;
+}
+
 int proc_pidfd(pid_t pid)
 {
     int fd = (int)syscall(SYS_pidfd_open, pid, 0); /* always CLOEXEC */

@@ -112,6 +112,9 @@ char *proc_cmdline(pid_t pid, size_t max);
 /* Whether `NAME=value` stands in the block text (NUL separated, as /proc/PID/environ). */
 bool proc_environ_has(const char *text, size_t len, const char *assignment);
 
+/* The value of one entry of /proc/PID/auxv (AT_PHDR, AT_BASE, ...). false when absent. */
+bool proc_auxv_get(const char *text, size_t len, uint64_t type, uint64_t *ret_value);
+
 /* pidfd_open(2), CLOEXEC at birth. fd or -errno (-ENOSYS before 5.3). */
 int proc_pidfd(pid_t pid) MP_MUST_CHECK;
 

@@ -1,0 +1,368 @@
+/* Making the plan: gather, decide, resolve. Nothing here stops or changes the
+ * target; all of it is over before the first ptrace call.
+ *
+ *   gather_process   /proc, a test read         -> decide(DECIDE_PROCESS)
+ *   gather_libraries modules, libc, Python      -> decide(DECIDE_LIBRARIES)
+ *   fill             addresses for the boot block, TLS layout, unsafe text
+ */
+#include "inject/plan.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "inject/decide.h"
+#include "inject/libc.h"
+#include "inject/python.h"
+#include "inject/view.h"
+#include "target/proc.h"
+
+enum { CMDLINE_MAX = 4096, ENVIRON_TUNABLE_MAX = 4096 };
+
+/* The plan and what its pointers point to. */
+struct plan_box {
+    struct inject_plan plan; /* first: the pointer handed out is that of the box */
+    char *exe, *cmdline, *py_file;
+};
+
+_Static_assert(offsetof(struct plan_box, plan) == 0, "inject_plan_free casts back");
+
+/* Everything that lives only while the plan is made. */
+struct gather {
+    struct plan_box *box;
+    struct decide_facts facts;
+    struct view view;
+    struct libc_id libc;
+    struct python_id python;
+    uint64_t py_sym[MP_PY_SYM_COUNT];
+    pid_t live; /* a thread that has memory */
+    FILE *log;
+};
+
+/* --- us and our surroundings ------------------------------------------------ */
+
+static bool is_init_user_ns(void)
+{
+    char *text;
+    size_t len;
+    unsigned long inside = 1, outside = 1, count = 0;
+    if (proc_read_path("/proc/self/uid_map", &text, &len) < 0)
+        return true; /* a kernel without user namespaces */
+    if (sscanf(text, "%lu %lu %lu", &inside, &outside, &count) != 3)
+        count = 0;
+    free(text);
+    return inside == 0 && outside == 0 && count == 4294967295ul;
+}
+
+static bool have_sudo(void)
+{
+    static const char *const places[] = {"/usr/bin/sudo", "/bin/sudo", "/usr/local/bin/sudo"};
+    size_t i;
+    for (i = 0; i < sizeof(places) / sizeof(places[0]); i++)
+        if (access(places[i], X_OK) == 0)
+            return true;
+    return false;
+}
+
+static void gather_self(struct decide_facts *d)
+{
+    struct proc_status me;
+    d->my_uid = getuid();
+    d->my_gid = getgid();
+    if (proc_status_read(&me, getpid(), 0) == 0) {
+        d->my_cap_permitted = me.cap_permitted;
+        d->my_cap_effective = me.cap_effective;
+        d->my_cap_bounding = me.cap_bounding;
+        d->my_seccomp = me.seccomp;
+    }
+    d->init_user_ns = is_init_user_ns();
+    d->yama = proc_yama_scope();
+    d->have_sudo = have_sudo();
+    d->in_kubernetes = getenv("KUBERNETES_SERVICE_HOST") != NULL;
+    d->in_container = access("/.dockerenv", F_OK) == 0 || access("/run/.containerenv", F_OK) == 0;
+}
+
+/* --- the process ------------------------------------------------------------ */
+
+static void gather_status(struct gather *g, const struct proc_status *s)
+{
+    struct decide_facts *d = &g->facts;
+    struct proc_stat tracer;
+    memcpy(d->uid, s->uid, sizeof(d->uid));
+    memcpy(d->gid, s->gid, sizeof(d->gid));
+    d->cap_permitted = s->cap_permitted;
+    d->tracer = s->tracer;
+    d->seccomp = s->seccomp;
+    d->shadow_stack = s->shadow_stack;
+    if (s->tracer > 0 && proc_stat_read(&tracer, s->tracer, 0) == 0)
+        memcpy(d->tracer_comm, tracer.comm, sizeof(d->tracer_comm));
+    g->box->plan.ns_pid = s->ns_pid ? s->ns_pid : g->facts.pid;
+    g->box->plan.facts.threads = s->threads;
+    g->box->plan.facts.rss_bytes = s->rss_bytes;
+}
+
+/* A thread may be traced alone, or be the one with the shadow stack: any of them
+ * counts. Seccomp differs by thread too; the strictest is taken. */
+static void gather_threads(struct gather *g)
+{
+    pid_t *tids;
+    size_t i, n;
+    if (proc_tasks(g->facts.pid, &tids, &n) < 0)
+        return;
+    for (i = 0; i < n; i++) {
+        struct proc_status s;
+        if (proc_status_read(&s, g->facts.pid, tids[i]) < 0)
+            continue;
+        if (s.seccomp == 1 || (s.seccomp == 2 && g->facts.seccomp == 0))
+            g->facts.seccomp = s.seccomp;
+        g->facts.shadow_stack |= s.shadow_stack;
+        if (!g->facts.tracer && s.tracer)
+            gather_status(g, &s);
+    }
+    free(tids);
+}
+
+static void gather_process(struct gather *g)
+{
+    struct decide_facts *d = &g->facts;
+    struct proc_stat stat;
+    struct proc_status status;
+    pid_t live;
+    int same;
+    gather_self(d);
+    if (proc_stat_read(&stat, d->pid, 0) < 0 || proc_status_read(&status, d->pid, 0) < 0) {
+        d->hidden = kill(d->pid, 0) < 0 && errno == EPERM;
+        return;
+    }
+    d->exists = true;
+    d->state = stat.state;
+    d->kernel_thread = (stat.flags & PROC_PF_KTHREAD) != 0;
+    g->box->plan.facts.starttime = stat.starttime;
+    gather_status(g, &status);
+    gather_threads(g);
+    live = proc_live_task(d->pid);
+    d->exited = live < 0;
+    if (d->exited || d->kernel_thread)
+        return;
+    g->live = live;
+    if (elf_exe_machine(g->live, &d->elf_class, &d->machine) < 0)
+        d->elf_class = 0;
+    if (proc_dumpable(g->live, d->uid[1], &d->dumpable) < 0)
+        d->dumpable = true;
+    same = proc_same_ns(g->live, getpid(), "user");
+    d->same_user_ns = same != 0; /* unknown counts as the same: no cause is made up */
+    proc_lsm_label(g->live, d->lsm, sizeof(d->lsm));
+    d->read_error = view_open(&g->view, g->live, g->log);
+}
+
+/* --- names and identity for the user ----------------------------------------- */
+
+static char *exe_of(pid_t live)
+{
+    char buf[4096];
+    return strdup(proc_link(live, "exe", buf, sizeof(buf)) < 0 ? "" : buf);
+}
+
+static int gather_names(struct gather *g, struct mp_failure *f)
+{
+    struct plan_box *b = g->box;
+    struct inject_facts *p = &b->plan.facts;
+    b->exe = exe_of(g->live);
+    b->cmdline = proc_cmdline(g->live, CMDLINE_MAX);
+    if (!b->cmdline)
+        b->cmdline = strdup("");
+    if (!b->exe || !b->cmdline)
+        return mp_fail(f, MP_E_INTERNAL, ENOMEM, "out of memory");
+    p->pid = g->facts.pid;
+    p->exe = b->exe;
+    p->cmdline = b->cmdline;
+    p->pidfd = proc_pidfd(g->facts.pid);
+    if (p->pidfd < 0)
+        p->pidfd = -1;
+    return 0;
+}
+
+/* glibc's malloc then has one arena and, while there is one thread, no lock. */
+static bool single_arena(pid_t live)
+{
+    char *text;
+    size_t len;
+    bool found;
+    const char *at;
+    if (proc_read(live, "environ", &text, &len) < 0)
+        return false;
+    found = proc_environ_has(text, len, "MALLOC_ARENA_MAX=1");
+    for (at = text; !found && at < text + len; at += strlen(at) + 1)
+        found = !strncmp(at, "GLIBC_TUNABLES=", 15) && strstr(at, "glibc.malloc.arena_max=1") != NULL;
+    free(text);
+    return found;
+}
+
+/* --- libraries --------------------------------------------------------------- */
+
+static void gather_libraries(struct gather *g)
+{
+    struct decide_facts *d = &g->facts;
+    enum mp_py_sym missing;
+    libc_identify(&g->view, &g->libc);
+    d->libc = g->libc.kind;
+    d->libc_name = g->libc.name;
+    d->glibc_major = g->libc.major;
+    d->glibc_minor = g->libc.minor;
+    python_identify(&g->view, &g->python);
+    d->python = g->python.kind;
+    d->python_file = g->python.module ? g->python.module->base : "";
+    d->py_version = g->python.version;
+    d->free_threaded = g->python.free_threaded;
+    d->initialized = g->python.initialized;
+    d->finalizing = g->python.finalizing;
+    if (g->python.kind != PYTHON_CPYTHON)
+        return;
+    missing = python_resolve(&g->view, &g->python, g->py_sym);
+    d->missing_symbol = missing == MP_PY_SYM_COUNT ? NULL : python_sym_name(missing);
+}
+
+/* --- the boot block ----------------------------------------------------------- */
+
+static int fill_agent(struct mp_boot *b, struct mp_failure *f)
+{
+    struct elf *e;
+    int r = elf_open_image(&e, inject_agent_image, (size_t)(inject_agent_image_end - inject_agent_image));
+    if (r < 0)
+        return mp_fail(f, MP_E_INTERNAL, -r, "the agent inside this mempulse is no ELF file");
+    b->agent_entry_off = elf_addr(e, "mp_agent_main");
+    elf_free(e);
+    if (!b->agent_entry_off)
+        return mp_fail(f, MP_E_INTERNAL, 0, "the agent inside this mempulse has no mp_agent_main");
+    return 0;
+}
+
+static int fill_python(struct gather *g, struct mp_failure *f)
+{
+    struct plan_box *b = g->box;
+    struct inject_plan *p = &b->plan;
+    b->py_file = strdup(g->python.module->part->name);
+    if (!b->py_file)
+        return mp_fail(f, MP_E_INTERNAL, ENOMEM, "out of memory");
+    p->facts.py_file = b->py_file;
+    p->facts.py_version = g->python.version;
+    p->facts.py_static = g->python.is_static;
+    p->boot.py_version = g->python.version;
+    p->boot.py_flags = g->python.is_static ? MP_PYF_STATIC : 0;
+    memcpy(p->boot.py_sym, g->py_sym, sizeof(g->py_sym));
+    return 0;
+}
+
+static int fill(struct gather *g, struct mp_failure *f)
+{
+    struct inject_plan *p = &g->box->plan;
+    struct mp_boot *b = &p->boot;
+    int r;
+    b->magic = MP_BOOT_MAGIC;
+    b->abi = MP_ABI;
+    b->size = sizeof(*b);
+    b->region_len = MP_REGION_SIZE;
+    b->launcher_fd = b->agent_fd = b->memfd = -1;
+    b->launcher_pid = proc_same_ns(g->live, getpid(), "pid") == 1 ? getpid() : 0;
+    p->suspend_seccomp = g->facts.seccomp == 2;
+    p->single_arena = single_arena(g->live);
+    r = fill_agent(b, f);
+    if (r == 0)
+        r = fill_python(g, f);
+    if (r == 0)
+        r = libc_fill(&g->view, &g->libc, p, f);
+    return r;
+}
+
+/* --- -v ------------------------------------------------------------------------ */
+
+static void log_plan(const struct gather *g)
+{
+    const struct inject_plan *p = &g->box->plan;
+    const struct view *v = &g->view;
+    uint32_t ver = p->boot.py_version;
+    unsigned i;
+    view_log(v, "plan: %s, CPython %u.%u.%u in %s%s", p->facts.exe, ver >> 24, ver >> 16 & 255, ver >> 8 & 255,
+             p->facts.py_file, p->facts.py_static ? " (static)" : "");
+    view_log(v, "plan: %s, glibc %u.%u, %u threads, pid %d in its namespace", g->libc.name, p->facts.glibc_major,
+             p->facts.glibc_minor, p->facts.threads, (int)p->ns_pid);
+    view_log(v, "plan: syscall;ret %#lx, sigreturn %#lx, exit loop %#lx, r_state %#lx, tid at %#x",
+             (unsigned long)p->syscall_insn, (unsigned long)p->restore_rt, (unsigned long)p->boot.exit_gadget,
+             (unsigned long)p->r_state, p->boot.tid_offset);
+    for (i = 0; i < p->tls_count; i++)
+        view_log(v, "plan: static TLS %#lx below the TCB, %#lx bytes, image %#lx", (unsigned long)p->tls[i].tp_offset,
+                 (unsigned long)p->tls[i].memsz, (unsigned long)p->tls[i].image);
+    for (i = 0; i < p->unsafe_count; i++)
+        view_log(v, "plan: not in %s, %#lx-%#lx%s", p->unsafe[i].what, (unsigned long)p->unsafe[i].lo,
+                 (unsigned long)p->unsafe[i].hi, p->unsafe[i].stack_too ? ", nor above it" : "");
+    if (p->suspend_seccomp)
+        view_log(v, "plan: the target's seccomp filter is suspended while it is traced");
+    if (g->log) {
+        fprintf(g->log, "plan: the exit loop:\n");
+        disasm_print(v->disasm, g->log, p->boot.exit_gadget, 4, p->boot.exit_gadget);
+    }
+}
+
+/* --- entry --------------------------------------------------------------------- */
+
+static int make(struct gather *g, struct mp_failure *f)
+{
+    int r;
+    gather_process(g);
+    r = decide(&g->facts, DECIDE_PROCESS, f);
+    if (r == 0)
+        r = gather_names(g, f);
+    if (r < 0)
+        return r;
+    gather_libraries(g);
+    r = decide(&g->facts, DECIDE_LIBRARIES, f);
+    if (r == 0)
+        r = fill(g, f);
+    if (r == 0)
+        log_plan(g);
+    return r;
+}
+
+/* A thread's id was given: its process is meant. */
+static pid_t process_of(pid_t pid)
+{
+    struct proc_status s;
+    return proc_status_read(&s, pid, 0) == 0 && s.tgid > 0 ? s.tgid : pid;
+}
+
+int inject_plan_make(struct inject_plan **ret_plan, pid_t pid, FILE *log, struct mp_failure *f)
+{
+    struct gather g = {.log = log};
+    int r;
+    g.box = calloc(1, sizeof(*g.box));
+    if (!g.box)
+        return mp_fail(f, MP_E_INTERNAL, ENOMEM, "out of memory");
+    g.box->plan.facts.pidfd = -1;
+    g.facts.pid = process_of(pid);
+    r = make(&g, f);
+    view_close(&g.view);
+    if (r < 0) {
+        inject_plan_free(&g.box->plan);
+        return r;
+    }
+    *ret_plan = &g.box->plan;
+    return 0;
+}
+
+void inject_plan_free(struct inject_plan *p)
+{
+    struct plan_box *b = (struct plan_box *)p;
+    if (!b)
+        return;
+    if (p->facts.pidfd >= 0)
+        close(p->facts.pidfd);
+    free(b->exe);
+    free(b->cmdline);
+    free(b->py_file);
+    free(b);
+}
+
+const struct inject_facts *inject_plan_facts(const struct inject_plan *p) { return &p->facts; }

@@ -1,0 +1,285 @@
+/* CPython, seen from outside: found by what it exports, dated by its own version
+ * constant, and asked for its state by evaluating its accessors over its memory
+ * (Py_IsInitialized is two instructions on every version). */
+#include "inject/python.h"
+
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "target/mem.h"
+
+#define V(major, minor) ((uint32_t)(major) << 24 | (uint32_t)(minor) << 16)
+
+/* --- which versions must have which symbols -------------------------------- */
+
+static const char *const sym_names[MP_PY_SYM_COUNT] = {
+#define NAME(name) [MP_SYM_##name] = #name,
+    MP_PY_SYMBOLS(NAME)
+#undef NAME
+};
+
+/* First and last minor version of 3 that must export it. What is not listed is
+ * optional: the agent then does without. Checked against nm -D of 3.6.15, 3.7.16,
+ * 3.8.18, 3.9.18, 3.10.13, 3.11.2 (static), 3.11.7, 3.12.1 and 3.13.0. */
+static const struct {
+    enum mp_py_sym sym;
+    unsigned char first, last;
+} required[] = {
+    {MP_SYM_Py_GetVersion, 6, 13},
+    {MP_SYM_Py_IsInitialized, 6, 13},
+    {MP_SYM_Py_IsFinalizing, 13, 13},
+    {MP_SYM__Py_IsFinalizing, 7, 12},
+    {MP_SYM__Py_Finalizing, 6, 6},
+    {MP_SYM_PyGILState_Ensure, 6, 13},
+    {MP_SYM_PyGILState_Release, 6, 13},
+    {MP_SYM_PyGILState_GetThisThreadState, 6, 13},
+    {MP_SYM_PyThreadState_Get, 6, 13},
+    {MP_SYM__PyThreadState_UncheckedGet, 6, 12},
+    {MP_SYM_PyThreadState_GetUnchecked, 13, 13},
+    {MP_SYM_PyThreadState_Next, 6, 13},
+    {MP_SYM_PyInterpreterState_Head, 6, 13},
+    {MP_SYM_PyInterpreterState_Main, 7, 13},
+    {MP_SYM_PyInterpreterState_Next, 6, 13},
+    {MP_SYM_PyInterpreterState_ThreadHead, 6, 13},
+    {MP_SYM__PyInterpreterState_GetEvalFrameFunc, 9, 11},
+    {MP_SYM__PyInterpreterState_SetEvalFrameFunc, 9, 11},
+    {MP_SYM__PyEval_EvalFrameDefault, 6, 11},
+    {MP_SYM_PyCode_Addr2Line, 6, 13},
+    {MP_SYM_PyObject_GetAttrString, 6, 13},
+    {MP_SYM_PyDict_GetItemString, 6, 13},
+    {MP_SYM_PyLong_FromLong, 6, 13},
+    {MP_SYM_PyLong_AsLong, 6, 13},
+    {MP_SYM_PyUnicode_FromString, 6, 13},
+    {MP_SYM_PyUnicode_GetLength, 6, 13},
+    {MP_SYM_PyUnicode_ReadChar, 6, 13},
+    {MP_SYM_PyErr_Fetch, 6, 13},
+    {MP_SYM_PyErr_Restore, 6, 13},
+    {MP_SYM_PyErr_Clear, 6, 13},
+    {MP_SYM_PyErr_Occurred, 6, 13},
+    {MP_SYM_Py_IncRef, 6, 13},
+    {MP_SYM_Py_DecRef, 6, 13},
+    {MP_SYM__Py_NoneStruct, 6, 13},
+    {MP_SYM_PyCode_Type, 6, 13},
+    {MP_SYM_PyUnicode_Type, 6, 13},
+    {MP_SYM__PyRuntime, 7, 13},
+};
+
+const char *python_sym_name(enum mp_py_sym sym)
+{
+    return sym < MP_PY_SYM_COUNT ? sym_names[sym] : "?";
+}
+
+bool python_requires(enum mp_py_sym sym, uint32_t version)
+{
+    unsigned minor = version >> 16 & 0xff;
+    size_t i;
+    for (i = 0; i < sizeof(required) / sizeof(required[0]); i++)
+        if (required[i].sym == sym)
+            return minor >= required[i].first && minor <= required[i].last;
+    return false;
+}
+
+/* --- versions ------------------------------------------------------------- */
+
+/* A number of at most 3 digits at *at; -1 when there is none. */
+static long take_part(const char **at)
+{
+    long v = 0;
+    int digits = 0;
+    while (isdigit((unsigned char)**at) && digits < 3) {
+        v = v * 10 + (**at - '0');
+        (*at)++;
+        digits++;
+    }
+    return digits && !isdigit((unsigned char)**at) && v < 256 ? v : -1;
+}
+
+uint32_t python_version_parse(const char *text)
+{
+    long major, minor, micro;
+    major = take_part(&text);
+    if (major < 1 || *text++ != '.')
+        return 0;
+    minor = take_part(&text);
+    if (minor < 0 || *text++ != '.')
+        return 0;
+    micro = take_part(&text);
+    if (micro < 0)
+        return 0;
+    return V(major, minor) | (uint32_t)micro << 8;
+}
+
+uint32_t python_name_parse(const char *base, bool *ret_threaded)
+{
+    const char *at = strstr(base, "python");
+    long major, minor;
+    if (!at)
+        return 0;
+    at += strlen("python");
+    major = take_part(&at);
+    if (major < 1 || *at++ != '.')
+        return 0;
+    minor = take_part(&at);
+    if (minor < 0)
+        return 0;
+    *ret_threaded = false;
+    for (; isalpha((unsigned char)*at); at++) /* ABI flags: m, u, d, t */
+        *ret_threaded |= *at == 't';
+    return V(major, minor);
+}
+
+/* Before 3.11 Py_GetVersion formats "%.80s (%.80s) %.80s" from PY_VERSION: the
+ * literal is among the strings it names (and so is the buffer, once filled). */
+static uint32_t version_from_code(struct view *v, struct elf *e)
+{
+    raddr_t fn = elf_addr(e, "Py_GetVersion"), strings[16];
+    size_t i, n = fn ? disasm_addresses(v->disasm, fn, 24, strings, 16) : 0;
+    for (i = 0; i < n; i++) {
+        char text[16] = "";
+        uint32_t found;
+        if (mem_read_string(v->pid, strings[i], text, sizeof(text)) < 0 && !text[0])
+            continue;
+        text[sizeof(text) - 1] = '\0';
+        if ((found = python_version_parse(text)))
+            return found;
+    }
+    return 0;
+}
+
+/* From 3.11 on: const unsigned long Py_Version, PY_VERSION_HEX. */
+static uint32_t version_from_constant(struct view *v, struct elf *e)
+{
+    raddr_t at = elf_addr(e, "Py_Version");
+    uint64_t hex;
+    if (!at || mem_read(v->pid, at, &hex, sizeof(hex)) < 0 || hex >> 32 || hex >> 24 != 3)
+        return 0;
+    return (uint32_t)hex & 0xffffff00u;
+}
+
+static void read_version(struct view *v, struct python_id *id)
+{
+    struct elf *e = id->module->elf;
+    struct elf_sym s;
+    bool threaded = false;
+    uint32_t by_name = python_name_parse(id->module->base, &threaded);
+    id->version = version_from_constant(v, e);
+    if (!id->version)
+        id->version = version_from_code(v, e);
+    if (!id->version)
+        id->version = by_name;
+    /* Exported by free-threaded builds only (Objects/object.c, Py_GIL_DISABLED). */
+    id->free_threaded = threaded || elf_find_exported(e, "_Py_DecRefShared", &s) == 0;
+}
+
+/* --- state ---------------------------------------------------------------- */
+
+static int ask(struct view *v, struct elf *e, const char *function)
+{
+    struct disasm_value r;
+    raddr_t fn = elf_addr(e, function);
+    if (!fn || disasm_eval(v->disasm, fn, &r) < 0 || r.tp_relative)
+        return PYTHON_UNKNOWN;
+    return (uint32_t)r.value != 0;
+}
+
+static int ask_finalizing(struct view *v, struct elf *e)
+{
+    int r = ask(v, e, "Py_IsFinalizing");
+    raddr_t at;
+    uint64_t word;
+    if (r == PYTHON_UNKNOWN)
+        r = ask(v, e, "_Py_IsFinalizing");
+    if (r == PYTHON_UNKNOWN && (at = elf_addr(e, "_Py_Finalizing")) && /* 3.6: PyThreadState * */
+        mem_read(v->pid, at, &word, sizeof(word)) == 0)
+        r = word != 0;
+    return r;
+}
+
+/* --- finding -------------------------------------------------------------- */
+
+static bool is_pypy(const struct view_module *m)
+{
+    return !strncmp(m->base, "libpypy", 7) || !strncmp(m->base, "pypy", 4);
+}
+
+static bool has_python(struct view *v, struct view_module *m)
+{
+    struct elf_sym s;
+    return view_elf(v, m) && elf_find(m->elf, "Py_GetVersion", &s) == 0 &&
+           elf_find(m->elf, "PyGILState_Ensure", &s) == 0;
+}
+
+/* The better of two Pythons: initialised, then on the dynamic linker's list. */
+static void consider(struct view *v, struct view_module *m, struct python_id *best)
+{
+    struct python_id id = {.kind = PYTHON_CPYTHON, .module = m};
+    if (!has_python(v, m))
+        return;
+    id.initialized = ask(v, m->elf, "Py_IsInitialized");
+    if (best->kind == PYTHON_CPYTHON &&
+        (best->initialized == 1 || (id.initialized != 1 && best->module->link_map)))
+        return;
+    *best = id;
+}
+
+static void consider_some(struct view *v, struct python_id *best, bool likely)
+{
+    size_t i;
+    for (i = 0; i < v->count; i++) {
+        struct view_module *m = &v->module[i];
+        bool by_name = m == v->exe || strstr(m->base, "python") != NULL;
+        /* Extension modules have "cpython-311" in their names: they are only users. */
+        if (strstr(m->base, "cpython-"))
+            continue;
+        if (by_name == likely)
+            consider(v, m, best);
+    }
+}
+
+void python_identify(struct view *v, struct python_id *ret)
+{
+    struct python_id id = {.kind = PYTHON_NONE, .initialized = PYTHON_UNKNOWN, .finalizing = PYTHON_UNKNOWN};
+    size_t i;
+    for (i = 0; i < v->count && id.kind == PYTHON_NONE; i++) {
+        if (is_pypy(&v->module[i])) {
+            id.kind = PYTHON_PYPY;
+            id.module = &v->module[i];
+        }
+    }
+    if (id.kind == PYTHON_NONE)
+        consider_some(v, &id, true);
+    if (id.kind == PYTHON_NONE)
+        consider_some(v, &id, false); /* inside a library of another name */
+    if (id.kind == PYTHON_CPYTHON) {
+        id.is_static = id.module == v->exe;
+        id.finalizing = ask_finalizing(v, id.module->elf);
+        read_version(v, &id);
+    }
+    *ret = id;
+}
+
+/* --- symbols -------------------------------------------------------------- */
+
+/* A program that is no PIE and uses a libpython variable has the live copy of it
+ * (R_X86_64_COPY); the dynamic linker binds everyone to that one. */
+static uint64_t resolve(struct view *v, const struct python_id *id, const char *name)
+{
+    struct elf_sym s;
+    if (v->exe && v->exe != id->module && view_elf(v, v->exe) && elf_find_exported(v->exe->elf, name, &s) == 0 &&
+        s.type == STT_OBJECT)
+        return elf_addr(v->exe->elf, name);
+    return elf_addr(id->module->elf, name);
+}
+
+enum mp_py_sym python_resolve(struct view *v, const struct python_id *id, uint64_t addr[MP_PY_SYM_COUNT])
+{
+    enum mp_py_sym missing = MP_PY_SYM_COUNT;
+    unsigned i;
+    for (i = 0; i < MP_PY_SYM_COUNT; i++) {
+        addr[i] = resolve(v, id, sym_names[i]);
+        if (!addr[i] && missing == MP_PY_SYM_COUNT && python_requires((enum mp_py_sym)i, id->version))
+            missing = (enum mp_py_sym)i;
+    }
+    return missing;
+}
