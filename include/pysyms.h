@@ -30,6 +30,8 @@
     X(PyEval_SetProfile) \
     X(PyEval_GetGlobals) \
     X(PyEval_GetFrame) \
+    X(PyEval_SaveThread) \
+    X(PyEval_RestoreThread) \
     X(PyFrame_GetLineNumber) \
     X(PyFrame_GetCode)              /* 3.9 */ \
     X(PyCode_Addr2Line) \
@@ -41,6 +43,7 @@
     X(PyObject_CallFunction) \
     X(PyObject_CallMethod) \
     X(PyObject_CallObject) \
+    X(PyObject_CallFunctionObjArgs) \
     X(PyObject_Str) \
     X(PyObject_RichCompareBool) \
     X(PyCFunction_NewEx) \

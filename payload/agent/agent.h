@@ -1,0 +1,351 @@
+/* The agent's state, and the contract between its files.
+ *
+ * Who runs what:
+ *   hooks   on the target's threads, always holding the GIL: thunk enter/exit or
+ *           monitoring callbacks, then trace, codes, threads, meter, ring (as
+ *           producer). At most one hook runs at a time, so what only hooks
+ *           write needs no lock.
+ *   agent   one thread of ours (main.c): drains rings (as consumer), talks to the
+ *           launcher, takes the GIL only to install, to uninstall and to read
+ *           thread names.
+ * Shared between the two without the GIL: ring heads and tails, thread states,
+ * the list of new codes, counters. Each says who writes it.
+ *
+ * Inside a hook: no lock, no allocation from the target's allocators, no Python
+ * object made unless the API demands it, exception state kept. */
+#ifndef AGENT_H
+#define AGENT_H
+
+#include "boot.h"
+#include "control.h"
+#include "limits.h"
+#include "options.h"
+#include "wire.h"
+
+#include "agent/layout.h"
+#include "agent/sys.h"
+#include "agent/thunk.h"
+
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+#define load_acquire(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
+#define store_release(p, v) __atomic_store_n(p, v, __ATOMIC_RELEASE)
+
+/* ---- codes.c: functions, named once -------------------------------------- */
+
+#define CODE_GENERATOR 1u /* generator, coroutine, async generator */
+#define CODE_ROOT 2u      /* matches --root */
+#define CODE_SCOPE 4u     /* passes --function, --module and --exclude */
+#define CODE_BASE 8u      /* threading's own start of a thread: lifts the base, is never traced */
+#define CODE_USS_SEEN 16u /* its first visit has been measured with smaps_rollup */
+
+/* A function as the user knows it; never moves, never freed before the end.
+ * Written by hooks; what the agent reads is published by `next`. */
+struct code {
+    uint32_t id; /* 0: beyond MP_CODES_MAX */
+    uint32_t flags; /* CODE_* */
+    uint64_t hash;  /* of name, file, line and module */
+    struct code *hnext;
+    struct code *next; /* in order of first sight; release-stored by hooks, read by the agent */
+    uint32_t text_len; /* of name, file, module, one after the other, behind this struct */
+    struct mp_code wire;
+    char text[];
+};
+
+/* The code behind a live code object; `globals` is the frame's dict or NULL.
+ * Never NULL: beyond the limits it is a shared one with id 0. Costs a hash
+ * probe and four compares when known. */
+struct code *code_find(const void *pycode, void *globals);
+int codes_init(void);
+void codes_release(void); /* drops the references held; needs the GIL */
+extern struct code code_overflow;
+
+/* ---- threads.c ------------------------------------------------------------ */
+
+#define DEPTH_NONE (-0x40000000) /* below any true depth */
+#define SHADOW_MAX (2 * MP_DEPTH_MAX)
+
+enum call_kind {
+    CALL_PASS,   /* within the depth, not in scope: kept for its place only */
+    CALL_RECORD, /* measured; a record when it returns */
+    CALL_BASE,   /* lifts the base while it runs (CODE_BASE) */
+    CALL_GUARD   /* --lines before 3.12: first call below the traced depth, line tracing rests */
+};
+
+/* One tracked call: on the C stack of the thunk (up to 3.11), or in the thread's
+ * shadow stack (3.12 and later). Holds no pointer into another frame's C stack:
+ * greenlets copy stacks away. */
+struct call {
+    uint64_t gen; /* first: the thunk compares it */
+    struct thread *thread;
+    struct code *code;
+    const void *frame; /* interpreter's frame, or the code object under monitoring */
+    int32_t depth_abs; /* as trace.c counts: frames below, or from the root */
+    int32_t prev_base;
+    uint8_t kind;      /* enum call_kind */
+    uint8_t has_uss;   /* uss0 is measured */
+    uint8_t prev_armed; /* lines.c: state to put back */
+    uint8_t prev_root; /* trace.c: whether the thread was inside a root */
+    uint16_t flags;    /* MP_REC_RESUMED */
+    uint16_t depth;
+    /* what was the thread's top before */
+    const void *prev_frame;
+    uintptr_t prev_sp;
+    int32_t prev_abs;
+    uint32_t pad;
+    /* the meter at entry */
+    uint64_t time0;
+    int64_t rss0;
+    uint64_t faults0;
+    uint64_t uss0;
+    uint64_t probe0; /* thread's probe_ns */
+    uint64_t line_faults0;
+};
+_Static_assert(sizeof(struct call) <= THUNK_CALL_SIZE, "thunk.S reserves this much");
+
+enum thread_state {
+    THREAD_EMPTY = 0,
+    THREAD_LIVE = 1,   /* hooks use it */
+    THREAD_EXITED = 2, /* the agent saw its tid gone; the ring may hold records */
+    THREAD_FREE = 3    /* drained: a hook may give it to another thread */
+};
+
+/* A thread of the target with its ring; one mapping each. */
+struct thread {
+    /* hooks */
+    int32_t tid;
+    uint32_t id; /* on the wire; never repeats */
+    const void *tcb; /* pthread_t: tells a reused tid, and is threading's ident */
+    struct thread *hnext;
+    bool skip; /* --thread names another one */
+    bool fresh; /* no event yet */
+    bool pre_root; /* a --root function that was entered before the hook may be on its stack */
+    bool in_root;  /* base counts from a root */
+    bool armed;    /* lines.c: c_tracefunc is ours */
+    bool lines_busy; /* lines.c: its trace slot belongs to someone else */
+    const void *top_frame; /* innermost tracked call's frame, NULL if none */
+    uintptr_t top_sp;      /* address of its struct call */
+    int32_t top_abs;
+    int32_t base;  /* depth of the base; DEPTH_NONE: none (outside of any root) */
+    int32_t limit; /* deepest depth that is tracked */
+    int32_t depth; /* 3.12+: by events, from an arbitrary origin */
+    uint32_t nshadow; /* 3.12+ */
+    uint64_t self_faults; /* faults that our own memory caused on this thread */
+    uint64_t probe_ns;    /* spent in smaps_rollup on this thread */
+    uint64_t line_faults; /* at the last line record */
+    uint64_t touched; /* pages of this mapping that were written before, bit i: page i */
+    /* ring: producer */
+    uint64_t head; /* release-stored by hooks */
+    uint64_t tail_seen;
+    uint64_t lost; /* written by hooks */
+    uint32_t state; /* enum thread_state; see threads.c for who writes which */
+    /* ring: consumer (the agent) */
+    uint64_t tail __attribute__((aligned(64))); /* release-stored by the agent */
+    uint64_t lost_sent;
+    uint32_t announced_id;
+    bool renamed;
+    struct call shadow[SHADOW_MAX];
+    struct mp_record ring[MP_RING_RECORDS] __attribute__((aligned(64)));
+};
+_Static_assert(sizeof(struct thread) <= 64 * 4096, "`touched` has a bit a page");
+
+int threads_init(void);
+struct thread *thread_find(int32_t tid); /* slow path of thread_current; NULL: no room */
+void threads_reap(void); /* agent: flags threads whose tid is gone */
+/* Accounts for the first write to a page of the thread's mapping. */
+static inline void thread_touch(struct thread *th, const void *at);
+
+/* ---- meter.c --------------------------------------------------------------- */
+
+struct reading {
+    uint64_t time;
+    int64_t rss; /* pages, without our own */
+    uint64_t faults; /* of this thread, without those we caused */
+    uint64_t peak; /* bytes */
+    bool has_rss, has_own;
+};
+struct rollup {
+    uint64_t uss, swap; /* bytes */
+};
+
+int meter_init(void); /* 0 or -errno: statm can't be opened */
+void meter_release(void);
+uint64_t clock_ns(int clock);
+void meter_entry(struct thread *th, struct reading *r); /* the clock last */
+void meter_exit(struct thread *th, struct reading *r);  /* the clock first */
+int64_t meter_rss(void); /* pages as statm says, or -1 */
+bool rollup_due(uint64_t now);
+/* Reads smaps_rollup, charging its time to the budget `times` times. */
+bool meter_rollup(struct thread *th, unsigned times, struct rollup *ret);
+void meter_selftest(struct mp_selftest *ret);
+
+/* ---- ring.c ------------------------------------------------------------------ */
+
+/* The next free record of the thread's ring, or NULL (counted as lost). Not
+ * visible to the agent before ring_commit. */
+struct mp_record *ring_reserve(struct thread *th);
+void ring_commit(struct thread *th);
+
+/* ---- trace.c: what both kinds of hook share --------------------------------- */
+
+void call_begin(struct thread *th, struct call *c); /* measures the entry of a CALL_RECORD */
+void call_end(struct call *c, unsigned flags);      /* measures the exit, writes the record */
+void thread_set_base(struct thread *th, int32_t base);
+
+/* ---- scope.c ------------------------------------------------------------------ */
+
+bool glob_match(const char *pattern, const char *s, size_t len);
+struct code_names {
+    const char *name, *bare, *module, *file; /* qualified name, bare name */
+    size_t name_len, bare_len, module_len, file_len;
+};
+uint32_t scope_flags(const struct code_names *n); /* CODE_ROOT, CODE_SCOPE, CODE_BASE */
+
+/* ---- hook_thunk.c, hook_monitor.c, hook.c ------------------------------------ */
+
+/* All need the GIL. install: 0, or a negated enum mp_fail with g.fail filled and
+ * nothing left in place. uninstall: never fails, fills residue. */
+int hook_install(void);
+void hook_uninstall(void);
+void hook_inert(void); /* any thread, no GIL: hooks return at once from now on */
+void hook_slots(struct mp_slots *ret);
+uint64_t hook_inflight(void);
+uint64_t hook_quiet_count(void);
+void hook_cure(void); /* takes out what an earlier agent left */
+
+int thunk_install(void);
+void thunk_uninstall(void);
+void thunk_inert(void);
+uint64_t thunk_get_slot(void);
+void thunk_cure(void);
+struct thunk *thunk_page(void); /* NULL when there is none */
+
+int monitor_install(void);
+void monitor_uninstall(void);
+uint32_t monitor_tools(void);
+void monitor_cure(void);
+
+/* ---- lines.c ---------------------------------------------------------------- */
+
+int lines_install(void); /* GIL; 0 or negated enum mp_fail */
+void lines_uninstall(void); /* GIL */
+void lines_enter(struct thread *th, struct call *c, char *tstate); /* up to 3.11 */
+void lines_exit(struct thread *th, const struct call *c);
+void lines_code(const void *pycode); /* 3.12+: arms the code's LINE events */
+void line_record(struct thread *th, struct code *code, uint32_t line, unsigned depth);
+bool line_first(uint32_t code_id, uint32_t line);
+
+/* ---- wire.c ------------------------------------------------------------------ */
+
+void wire_init(int fd);
+bool wire_closed(void); /* the launcher's end is gone */
+int wire_frame(unsigned type, unsigned count, const void *a, size_t alen, const void *b, size_t blen);
+int wire_flush(unsigned wait_ms); /* 1: all sent; 0: some remain; negative: the other end is gone */
+bool wire_room(size_t len);
+int wire_wait(unsigned timeout_ms); /* polls the socket and the wake eventfd */
+int wire_receive(unsigned *ret_type, const void **ret_payload, size_t *ret_len); /* 1 a frame, 0 none yet, negative gone */
+void wire_note(unsigned code, const char *text);
+bool drain(void); /* sends what rings hold; false when the socket is full */
+
+/* ---- memory.c ---------------------------------------------------------------- */
+
+/* Zeroed memory of our own, page-wise, 64-byte aligned, not inherited by forks;
+ * NULL when the kernel refuses. populate: no page fault later. */
+void *mem_map(size_t len, bool populate);
+void mem_unmap(void *p);
+void *pool_alloc(size_t len); /* never freed singly; hooks only */
+void mem_release(void); /* everything */
+
+/* ---- the state ---------------------------------------------------------------- */
+
+struct agent {
+    struct mp_boot *boot;
+    const uint64_t *sym;
+    struct layout layout; /* of this interpreter */
+    volatile uint32_t *armed; /* in a page that a fork wipes: 0 makes hooks inert */
+    uint32_t tid_offset;
+    int32_t agent_tid;
+    int32_t pid;
+    unsigned minor; /* 3.minor */
+
+    struct mp_options opt;
+    bool roots; /* --root given */
+    bool lines;
+    bool no_quiet; /* depth must be looked at on every call: roots, greenlets */
+    bool greenlets;
+
+    void *interp;
+    void *main_tstate;
+    void *str_name; /* "__name__" */
+
+    /* hooks */
+    struct thread *cur; /* the thread that ran a hook last */
+    struct thread *thread[MP_THREADS_MAX];
+    uint32_t nthread; /* slots ever used; release-stored */
+    uint32_t next_thread_id;
+    struct code *codes_head; /* first known code */
+    struct code *codes_last;
+    uint32_t ncode;
+    int64_t self_pages;  /* resident pages that we added after the start */
+    uint64_t events;     /* slow-path hook entries */
+    uint64_t edges;      /* metered edges */
+    uint64_t line_events;
+    uint64_t records, filtered, rollup_ns;
+    uint64_t lost_threads, lost_depth;
+    uint64_t last_uss, last_peak;
+    uint64_t names_wanted; /* new threads since names were read */
+
+    /* costs, from the selftest */
+    uint64_t cost_edge_ns;
+
+    /* agent */
+    int wake_fd;
+    volatile uint32_t sleeping;
+    struct mp_failed fail;
+    struct mp_slots slots_before, slots_after;
+    uint32_t hook; /* enum mp_hook */
+    bool installed;
+};
+extern struct agent g;
+extern struct mp_control mp_control_block;
+
+static inline int32_t tid_now(void)
+{
+    int32_t tid;
+
+    __asm__("movl %%fs:(%1), %0" : "=r"(tid) : "r"((uint64_t)g.tid_offset));
+    return tid;
+}
+static inline const void *tcb_now(void)
+{
+    const void *tcb;
+
+    __asm__("movq %%fs:0, %0" : "=r"(tcb));
+    return tcb;
+}
+
+/* The calling thread, NULL when it has no slot (the agent itself, no room). */
+static inline struct thread *thread_current(void)
+{
+    int32_t tid = tid_now();
+    struct thread *th = g.cur;
+
+    if (likely(th && th->tid == tid))
+        return th;
+    return thread_find(tid);
+}
+
+static inline void thread_touch(struct thread *th, const void *at)
+{
+    uint64_t bit = 1ull << (((uintptr_t)at - (uintptr_t)th) >> 12);
+
+    if (likely(th->touched & bit))
+        return;
+    th->touched |= bit;
+    th->self_faults++;
+    g.self_pages++;
+}
+
+int fail_set(int code, int err, const char *what, const char *detail); /* returns -code */
+
+#endif
