@@ -134,10 +134,12 @@ static int check_permission(const struct decide_facts *d, struct mp_failure *f)
         r = refuse_without_capability(d, f);
     if (r == 0 && !d->same_user_ns)
         r = mp_fail(f, MP_E_EPERM_CAP, EPERM, "process %d lives in another user namespace, where CAP_SYS_PTRACE is not held", pid);
-    if (r < 0) {
+    if (r == -(int)MP_E_EPERM_UID && (d->in_container || !d->have_sudo))
+        mp_fail_hint(f, "run as uid %u, who owns it, or as root", d->uid[1]);
+    else if (r < 0)
         hint_more_rights(d, f);
+    if (r < 0)
         return r;
-    }
     if (d->lsm[0] && strcmp(d->lsm, "unconfined"))
         return mp_fail(f, MP_E_EPERM_LSM, -d->read_error, "the kernel refuses access to process %d; a security module confines it (%s)",
                        pid, d->lsm);
@@ -259,8 +261,8 @@ static const struct {
     enum decide_stage stage;
     int (*check)(const struct decide_facts *d, struct mp_failure *f);
 } rules[] = {
-    {DECIDE_PROCESS, check_exists},       {DECIDE_PROCESS, check_arch},
-    {DECIDE_PROCESS, check_permission},   {DECIDE_PROCESS, check_tracer},
+    {DECIDE_ACCESS, check_exists},        {DECIDE_ACCESS, check_arch},
+    {DECIDE_ACCESS, check_permission},    {DECIDE_PROCESS, check_tracer},
     {DECIDE_PROCESS, check_state},        {DECIDE_PROCESS, check_seccomp},
     {DECIDE_PROCESS, check_shadow_stack}, {DECIDE_LIBRARIES, check_python},
     {DECIDE_LIBRARIES, check_libc},       {DECIDE_LIBRARIES, check_version},

@@ -59,9 +59,10 @@ struct decide_facts {
     const char *missing_symbol;  /* NULL: none */
 };
 
-/* Judgements in the order in which they are made; DECIDE_PROCESS needs only what
- * comes before libc in the struct. */
-enum decide_stage { DECIDE_PROCESS, DECIDE_LIBRARIES };
+/* Groups of rules in the order in which they are applied. ACCESS: may it be looked
+ * at (what status and detach need). PROCESS: may it be injected. LIBRARIES: is it a
+ * Python that we know; only this one reads the facts from `libc` on. */
+enum decide_stage { DECIDE_ACCESS, DECIDE_PROCESS, DECIDE_LIBRARIES };
 
 /* Applies every rule up to and including the stage. Returns 0, or a negative enum
  * mp_err with cause and remedy in *f. */

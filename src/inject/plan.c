@@ -9,18 +9,18 @@
 
 #include <elf.h>
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "inject/decide.h"
+#include "inject/gather.h"
 #include "inject/libc.h"
 #include "inject/python.h"
 #include "inject/view.h"
 #include "target/proc.h"
 
-enum { CMDLINE_MAX = 4096, ENVIRON_TUNABLE_MAX = 4096 };
+enum { CMDLINE_MAX = 4096 };
 
 /* The plan and what its pointers point to. */
 struct plan_box {
@@ -31,132 +31,16 @@ struct plan_box {
 _Static_assert(offsetof(struct plan_box, plan) == 0, "inject_plan_free casts back");
 
 /* Everything that lives only while the plan is made. */
-struct gather {
+struct making {
     struct plan_box *box;
-    struct decide_facts facts;
+    struct gather process;
+    struct decide_facts *facts; /* of process; the libraries are added */
     struct view view;
     struct libc_id libc;
     struct python_id python;
     uint64_t py_sym[MP_PY_SYM_COUNT];
-    pid_t live; /* a thread that has memory */
     FILE *log;
 };
-
-/* --- us and our surroundings ------------------------------------------------ */
-
-static bool is_init_user_ns(void)
-{
-    char *text;
-    size_t len;
-    unsigned long inside = 1, outside = 1, count = 0;
-    if (proc_read_path("/proc/self/uid_map", &text, &len) < 0)
-        return true; /* a kernel without user namespaces */
-    if (sscanf(text, "%lu %lu %lu", &inside, &outside, &count) != 3)
-        count = 0;
-    free(text);
-    return inside == 0 && outside == 0 && count == 4294967295ul;
-}
-
-static bool have_sudo(void)
-{
-    static const char *const places[] = {"/usr/bin/sudo", "/bin/sudo", "/usr/local/bin/sudo"};
-    size_t i;
-    for (i = 0; i < sizeof(places) / sizeof(places[0]); i++)
-        if (access(places[i], X_OK) == 0)
-            return true;
-    return false;
-}
-
-static void gather_self(struct decide_facts *d)
-{
-    struct proc_status me;
-    d->my_uid = getuid();
-    d->my_gid = getgid();
-    if (proc_status_read(&me, getpid(), 0) == 0) {
-        d->my_cap_permitted = me.cap_permitted;
-        d->my_cap_effective = me.cap_effective;
-        d->my_cap_bounding = me.cap_bounding;
-        d->my_seccomp = me.seccomp;
-    }
-    d->init_user_ns = is_init_user_ns();
-    d->yama = proc_yama_scope();
-    d->have_sudo = have_sudo();
-    d->in_kubernetes = getenv("KUBERNETES_SERVICE_HOST") != NULL;
-    d->in_container = access("/.dockerenv", F_OK) == 0 || access("/run/.containerenv", F_OK) == 0;
-}
-
-/* --- the process ------------------------------------------------------------ */
-
-static void gather_status(struct gather *g, const struct proc_status *s)
-{
-    struct decide_facts *d = &g->facts;
-    struct proc_stat tracer;
-    memcpy(d->uid, s->uid, sizeof(d->uid));
-    memcpy(d->gid, s->gid, sizeof(d->gid));
-    d->cap_permitted = s->cap_permitted;
-    d->tracer = s->tracer;
-    d->seccomp = s->seccomp;
-    d->shadow_stack = s->shadow_stack;
-    if (s->tracer > 0 && proc_stat_read(&tracer, s->tracer, 0) == 0)
-        memcpy(d->tracer_comm, tracer.comm, sizeof(d->tracer_comm));
-    g->box->plan.ns_pid = s->ns_pid ? s->ns_pid : g->facts.pid;
-    g->box->plan.facts.threads = s->threads;
-    g->box->plan.facts.rss_bytes = s->rss_bytes;
-}
-
-/* A thread may be traced alone, or be the one with the shadow stack: any of them
- * counts. Seccomp differs by thread too; the strictest is taken. */
-static void gather_threads(struct gather *g)
-{
-    pid_t *tids;
-    size_t i, n;
-    if (proc_tasks(g->facts.pid, &tids, &n) < 0)
-        return;
-    for (i = 0; i < n; i++) {
-        struct proc_status s;
-        if (proc_status_read(&s, g->facts.pid, tids[i]) < 0)
-            continue;
-        if (s.seccomp == 1 || (s.seccomp == 2 && g->facts.seccomp == 0))
-            g->facts.seccomp = s.seccomp;
-        g->facts.shadow_stack |= s.shadow_stack;
-        if (!g->facts.tracer && s.tracer)
-            gather_status(g, &s);
-    }
-    free(tids);
-}
-
-static void gather_process(struct gather *g)
-{
-    struct decide_facts *d = &g->facts;
-    struct proc_stat stat;
-    struct proc_status status;
-    pid_t live;
-    int same;
-    gather_self(d);
-    if (proc_stat_read(&stat, d->pid, 0) < 0 || proc_status_read(&status, d->pid, 0) < 0) {
-        d->hidden = kill(d->pid, 0) < 0 && errno == EPERM;
-        return;
-    }
-    d->exists = true;
-    d->state = stat.state;
-    d->kernel_thread = (stat.flags & PROC_PF_KTHREAD) != 0;
-    g->box->plan.facts.starttime = stat.starttime;
-    gather_status(g, &status);
-    gather_threads(g);
-    live = proc_live_task(d->pid);
-    d->exited = live < 0;
-    if (d->exited || d->kernel_thread)
-        return;
-    g->live = live;
-    if (elf_exe_machine(g->live, &d->elf_class, &d->machine) < 0)
-        d->elf_class = 0;
-    if (proc_dumpable(g->live, d->uid[1], &d->dumpable) < 0)
-        d->dumpable = true;
-    same = proc_same_ns(g->live, getpid(), "user");
-    d->same_user_ns = same != 0; /* unknown counts as the same: no cause is made up */
-    proc_lsm_label(g->live, d->lsm, sizeof(d->lsm));
-    d->read_error = view_open(&g->view, g->live, g->log);
-}
 
 /* --- names and identity for the user ----------------------------------------- */
 
@@ -166,22 +50,36 @@ static char *exe_of(pid_t live)
     return strdup(proc_link(live, "exe", buf, sizeof(buf)) < 0 ? "" : buf);
 }
 
-static int gather_names(struct gather *g, struct mp_failure *f)
+static int gather_names(struct making *g, struct mp_failure *f)
 {
     struct plan_box *b = g->box;
     struct inject_facts *p = &b->plan.facts;
-    b->exe = exe_of(g->live);
-    b->cmdline = proc_cmdline(g->live, CMDLINE_MAX);
+    b->exe = exe_of(g->process.live);
+    b->cmdline = proc_cmdline(g->process.live, CMDLINE_MAX);
     if (!b->cmdline)
         b->cmdline = strdup("");
     if (!b->exe || !b->cmdline)
         return mp_fail(f, MP_E_INTERNAL, ENOMEM, "out of memory");
-    p->pid = g->facts.pid;
+    p->pid = g->facts->pid;
+    p->starttime = g->process.starttime;
+    p->threads = g->process.threads;
+    p->rss_bytes = g->process.rss_bytes;
+    b->plan.ns_pid = g->process.ns_pid;
     p->exe = b->exe;
     p->cmdline = b->cmdline;
-    p->pidfd = proc_pidfd(g->facts.pid);
-    if (p->pidfd < 0)
-        p->pidfd = -1;
+    return 0;
+}
+
+/* A pidfd, and proof that it is of the process that was looked at: the pid may
+ * have been given to another one before the descriptor was opened. */
+static int open_pidfd(struct making *g, struct mp_failure *f)
+{
+    struct inject_facts *p = &g->box->plan.facts;
+    struct proc_stat now;
+    int fd = proc_pidfd(p->pid);
+    p->pidfd = fd < 0 ? -1 : fd;
+    if (proc_stat_read(&now, p->pid, 0) < 0 || now.starttime != p->starttime)
+        return mp_fail(f, MP_E_TARGET_EXITED, ESRCH, "process %d has just exited", (int)p->pid);
     return 0;
 }
 
@@ -203,9 +101,9 @@ static bool single_arena(pid_t live)
 
 /* --- libraries --------------------------------------------------------------- */
 
-static void gather_libraries(struct gather *g)
+static void gather_libraries(struct making *g)
 {
-    struct decide_facts *d = &g->facts;
+    struct decide_facts *d = g->facts;
     enum mp_py_sym missing;
     libc_identify(&g->view, &g->libc);
     d->libc = g->libc.kind;
@@ -240,7 +138,7 @@ static int fill_agent(struct mp_boot *b, struct mp_failure *f)
     return 0;
 }
 
-static int fill_python(struct gather *g, struct mp_failure *f)
+static int fill_python(struct making *g, struct mp_failure *f)
 {
     struct plan_box *b = g->box;
     struct inject_plan *p = &b->plan;
@@ -256,7 +154,7 @@ static int fill_python(struct gather *g, struct mp_failure *f)
     return 0;
 }
 
-static int fill(struct gather *g, struct mp_failure *f)
+static int fill(struct making *g, struct mp_failure *f)
 {
     struct inject_plan *p = &g->box->plan;
     struct mp_boot *b = &p->boot;
@@ -266,9 +164,9 @@ static int fill(struct gather *g, struct mp_failure *f)
     b->size = sizeof(*b);
     b->region_len = MP_REGION_SIZE;
     b->launcher_fd = b->agent_fd = b->memfd = -1;
-    b->launcher_pid = proc_same_ns(g->live, getpid(), "pid") == 1 ? getpid() : 0;
-    p->suspend_seccomp = g->facts.seccomp == 2;
-    p->single_arena = single_arena(g->live);
+    b->launcher_pid = proc_same_ns(g->process.live, getpid(), "pid") == 1 ? getpid() : 0;
+    p->suspend_seccomp = g->facts->seccomp == 2;
+    p->single_arena = single_arena(g->process.live);
     r = fill_agent(b, f);
     if (r == 0)
         r = fill_python(g, f);
@@ -279,7 +177,7 @@ static int fill(struct gather *g, struct mp_failure *f)
 
 /* --- -v ------------------------------------------------------------------------ */
 
-static void log_plan(const struct gather *g)
+static void log_plan(const struct making *g)
 {
     const struct inject_plan *p = &g->box->plan;
     const struct view *v = &g->view;
@@ -308,17 +206,21 @@ static void log_plan(const struct gather *g)
 
 /* --- entry --------------------------------------------------------------------- */
 
-static int make(struct gather *g, struct mp_failure *f)
+static int make(struct making *g, struct mp_failure *f)
 {
     int r;
-    gather_process(g);
-    r = decide(&g->facts, DECIDE_PROCESS, f);
+    r = decide(g->facts, DECIDE_PROCESS, f);
     if (r == 0)
         r = gather_names(g, f);
+    if (r == 0)
+        r = open_pidfd(g, f);
     if (r < 0)
         return r;
+    r = view_open(&g->view, g->process.live, g->log);
+    if (r < 0)
+        return gather_refusal(g->facts->pid, r, f);
     gather_libraries(g);
-    r = decide(&g->facts, DECIDE_LIBRARIES, f);
+    r = decide(g->facts, DECIDE_LIBRARIES, f);
     if (r == 0)
         r = fill(g, f);
     if (r == 0)
@@ -335,13 +237,14 @@ static pid_t process_of(pid_t pid)
 
 int inject_plan_make(struct inject_plan **ret_plan, pid_t pid, FILE *log, struct mp_failure *f)
 {
-    struct gather g = {.log = log};
+    struct making g = {.log = log};
     int r;
     g.box = calloc(1, sizeof(*g.box));
     if (!g.box)
         return mp_fail(f, MP_E_INTERNAL, ENOMEM, "out of memory");
     g.box->plan.facts.pidfd = -1;
-    g.facts.pid = process_of(pid);
+    gather_process(&g.process, process_of(pid));
+    g.facts = &g.process.facts;
     r = make(&g, f);
     view_close(&g.view);
     if (r < 0) {

@@ -171,16 +171,11 @@ struct view_module *view_definer(struct view *v, const char *symbol)
 
 int view_open(struct view *v, pid_t pid, FILE *log)
 {
-    unsigned char probe;
     int r;
     *v = (struct view){.pid = pid, .log = log};
     r = maps_read(&v->maps, pid);
     if (r == 0 && !v->maps.count)
         r = -ESRCH; /* no memory: a zombie or a kernel thread */
-    if (r == 0)
-        r = mem_read(pid, v->maps.entry[0].lo, &probe, 1);
-    if (r == -EFAULT)
-        r = 0; /* a guard page: reading as such is allowed */
     if (r == 0)
         r = list_modules(v);
     if (r == 0 && !(v->disasm = disasm_new(disasm_read_pid, &v->pid)))

@@ -39,8 +39,8 @@ struct view {
     raddr_t vdso_lo, vdso_hi; /* 0 when there is none */
 };
 
-/* pid must be a live thread. Returns 0 (release with view_close), -EACCES/-EPERM
- * when its memory may not be read, -ESRCH, -ENOMEM, another -errno. */
+/* pid must be a live thread whose memory may be read. Returns 0 (release with
+ * view_close), -EACCES, -ESRCH, -ENOMEM, another -errno. */
 int view_open(struct view *v, pid_t pid, FILE *log) MP_MUST_CHECK;
 void view_close(struct view *v); /* harmless on a zeroed or closed struct */
 

@@ -15,6 +15,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/utf8.h"
+
 /* --- whole files ---------------------------------------------------------- */
 
 /* Reads fd to its end. proc files report size 0, so the buffer grows. */
@@ -449,7 +451,7 @@ int proc_fds(pid_t pid, struct proc_fd **ret_fds, size_t *ret_count)
 
 char *proc_cmdline(pid_t pid, size_t max)
 {
-    char *text;
+    char *text, *clean;
     size_t i, len;
     if (proc_read(pid, "cmdline", &text, &len) < 0)
         return NULL;
@@ -457,15 +459,12 @@ char *proc_cmdline(pid_t pid, size_t max)
         len--;
     if (len > max)
         len = max;
-    for (i = 0; i < len; i++) {
-        unsigned char c = (unsigned char)text[i];
-        if (c == '\0')
+    for (i = 0; i < len; i++)
+        if (text[i] == '\0')
             text[i] = ' ';
-        else if (c < ' ' || c >= 0x7f)
-            text[i] = '?';
-    }
-    text[len] = '\0';
-    return text;
+    clean = utf8_sanitise(text, len);
+    free(text);
+    return clean;
 }
 
 bool proc_environ_has(const char *text, size_t len, const char *assignment)

@@ -105,8 +105,8 @@ void proc_fds_free(struct proc_fd *fds, size_t count);
 
 /* --- odds and ends -------------------------------------------------------- */
 
-/* Arguments joined by spaces, control characters and invalid bytes replaced by
- * '?', at most max bytes. Fresh string; NULL when out of memory or not there. */
+/* Arguments joined by spaces, at most max bytes of them, made fit to be shown
+ * (utf8_sanitise). Fresh string; NULL when out of memory or not there. */
 char *proc_cmdline(pid_t pid, size_t max);
 
 /* Whether `NAME=value` stands in the block text (NUL separated, as /proc/PID/environ). */
