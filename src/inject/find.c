@@ -1,0 +1,118 @@
+/* An agent that is in a process already: found through the target's maps and
+ * memory, without its help and without stopping anything. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "inject/gather.h"
+#include "inject/inject.h"
+#include "inject/ours.h"
+#include "target/maps.h"
+#include "target/mem.h"
+#include "target/proc.h"
+
+/* Whether a thread of pid has this id in the process's own pid namespace. */
+static bool has_thread(pid_t pid, pid_t inner)
+{
+    pid_t *tids;
+    size_t i, n;
+    bool found = false;
+    if (inner <= 0 || proc_tasks(pid, &tids, &n) < 0)
+        return false;
+    for (i = 0; i < n && !found; i++) {
+        struct proc_status s;
+        found = proc_status_read(&s, pid, tids[i]) == 0 && s.state != 'Z' && s.state != 'X' &&
+                (s.ns_pid ? s.ns_pid : tids[i]) == inner;
+    }
+    free(tids);
+    return found;
+}
+
+/* A forked child has its parent's pages and none of its threads; a thread of it
+ * may by chance have the agent's number, but its own pid differs. */
+static bool is_alive(pid_t pid, const struct mp_control *c)
+{
+    struct proc_status s;
+    if (proc_status_read(&s, pid, 0) < 0 || (s.ns_pid ? s.ns_pid : s.pid) != c->pid)
+        return false;
+    return has_thread(pid, c->agent_tid);
+}
+
+static int find_in(pid_t pid, pid_t live, struct inject_agent *ret, struct mp_failure *f)
+{
+    struct inject_agent a = {0};
+    struct maps maps;
+    raddr_t at;
+    int r = maps_read(&maps, live);
+    if (r < 0)
+        return gather_refusal(pid, r, f);
+    r = ours_find_control(live, &maps, &at);
+    maps_release(&maps);
+    if (r == 0)
+        return 0;
+    r = ours_read_control(live, at, &a.control);
+    if (r == -ENOENT)
+        return 0; /* it left in this moment */
+    if (r < 0 && r != -EPROTONOSUPPORT)
+        return gather_refusal(pid, r, f);
+    a.control_addr = at;
+    a.alive = is_alive(pid, &a.control);
+    *ret = a;
+    if (r == -EPROTONOSUPPORT)
+        return mp_fail(f, MP_E_ABI, 0, "process %d holds an agent of another mempulse (version %u, this is %u)", (int)pid,
+                       a.control.abi, MP_ABI);
+    return 1;
+}
+
+int inject_find_agent(pid_t pid, struct inject_agent *ret, struct mp_failure *f)
+{
+    pid_t live = proc_live_task(pid);
+    struct gather g;
+    int r;
+    if (live < 0)
+        return gather_refusal(pid, live, f);
+    r = find_in(pid, live, ret, f);
+    if (r != 0)
+        return r;
+    /* "None" must mean that we could have seen one: maps may be readable where
+     * memory is not, and a kernel thread has empty ones. */
+    gather_process(&g, pid);
+    return decide(&g.facts, DECIDE_ACCESS, f);
+}
+
+int inject_request_detach(pid_t pid, const struct inject_agent *a, struct mp_failure *f)
+{
+    const uint32_t now = 1;
+    struct mp_control c;
+    pid_t live = proc_live_task(pid);
+    int r;
+    if (live < 0)
+        return gather_refusal(pid, live, f);
+    /* The address is worth writing to only while the same agent is behind it. */
+    r = ours_read_control(live, a->control_addr, &c);
+    if (r == -ENOENT || r == -EFAULT || (r == 0 && (c.pid != a->control.pid || c.agent_tid != a->control.agent_tid)))
+        return mp_fail(f, MP_E_NOT_INJECTED, 0, "the agent has left process %d meanwhile", (int)pid);
+    if (r == -EPROTONOSUPPORT)
+        return mp_fail(f, MP_E_ABI, 0, "process %d holds an agent of another mempulse (version %u, this is %u)", (int)pid,
+                       c.abi, MP_ABI);
+    if (r < 0)
+        return gather_refusal(pid, r, f);
+    if (!a->alive)
+        return mp_fail(f, MP_E_RESIDUE, 0, "the agent in process %d does not run any more", (int)pid);
+    r = mem_write(live, a->control_addr + offsetof(struct mp_control, detach_request), &now, sizeof(now));
+    return r < 0 ? gather_refusal(pid, r, f) : 0;
+}
+
+int inject_read_boot(pid_t pid, uint64_t region_base, struct mp_boot *ret_boot)
+{
+    struct mp_boot b;
+    pid_t live = proc_live_task(pid);
+    int r = live < 0 ? live : mem_read(live, region_base + MP_BOOT_OFF, &b, sizeof(b));
+    if (r < 0)
+        return r;
+    if (b.magic != MP_BOOT_MAGIC || b.abi != MP_ABI || b.size != sizeof(b))
+        return -ENOENT;
+    b.error_text[sizeof(b.error_text) - 1] = '\0';
+    *ret_boot = b;
+    return 0;
+}

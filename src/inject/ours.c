@@ -1,0 +1,115 @@
+/* Marks by which our own are known: the memfd's name, the anonymous mappings'
+ * names (where the kernel can name them, 5.17), the first bytes of a boot region
+ * and of a control block. */
+#include "inject/ours.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "boot.h"
+#include "target/mem.h"
+
+enum {
+    PAGES_LOOKED_AT = 1024,      /* per anonymous executable mapping (a JIT may have gigabytes) */
+    DATA_LOOKED_AT = 16 << 20    /* bytes of the agent's data, far more than it has */
+};
+
+#define MEMFD_PREFIX "/memfd:" MP_ANON_NAME
+#define ANON_PREFIX "[anon:" MP_ANON_NAME
+
+static bool has_prefix(const char *s, const char *prefix) { return !strncmp(s, prefix, strlen(prefix)); }
+
+static bool has_magic(pid_t pid, raddr_t at)
+{
+    char head[sizeof(MP_REGION_MAGIC) - 1];
+    return mem_read(pid, at, head, sizeof(head)) == 0 && !memcmp(head, MP_REGION_MAGIC, sizeof(head));
+}
+
+static bool may_hold_region(const struct maps_entry *e)
+{
+    return !e->inode && e->read && e->exec && (!e->name[0] || has_prefix(e->name, ANON_PREFIX));
+}
+
+void ours_find(struct ours *ret, pid_t pid, const struct maps *m)
+{
+    size_t i;
+    *ret = (struct ours){0};
+    for (i = 0; i < m->count; i++) {
+        const struct maps_entry *e = &m->entry[i];
+        raddr_t at;
+        unsigned pages = 0;
+        if (!may_hold_region(e))
+            continue;
+        /* Every page: the kernel merges neighbours, so a region may begin inside. */
+        for (at = e->lo; at < e->hi && pages++ < PAGES_LOOKED_AT; at += MP_PAGE)
+            if (ret->region_count < OURS_REGIONS_MAX && has_magic(pid, at))
+                ret->region[ret->region_count++] = at;
+    }
+}
+
+bool ours_mapping(const struct ours *o, const struct maps_entry *e)
+{
+    size_t i;
+    if (has_prefix(e->name, MEMFD_PREFIX) || has_prefix(e->name, ANON_PREFIX))
+        return true;
+    for (i = 0; i < o->region_count; i++)
+        if (!e->inode && e->lo < o->region[i] + MP_REGION_SIZE && e->hi > o->region[i])
+            return true;
+    return false;
+}
+
+bool ours_link(const char *target) { return has_prefix(target, MEMFD_PREFIX); }
+
+int ours_read_control(pid_t pid, raddr_t at, struct mp_control *ret)
+{
+    struct mp_control c = {0};
+    ssize_t n = mem_read_some(pid, at, &c, sizeof(c));
+    size_t i;
+    if (n < 0)
+        return (int)n;
+    if ((size_t)n < offsetof(struct mp_control, state) || c.magic != MP_CONTROL_MAGIC)
+        return -ENOENT;
+    for (i = 0; i < MP_PATTERNS_MAX; i++) { /* foreign strings end here */
+        c.options.root.glob[i][MP_PATTERN_MAX - 1] = '\0';
+        c.options.function.glob[i][MP_PATTERN_MAX - 1] = '\0';
+        c.options.module.glob[i][MP_PATTERN_MAX - 1] = '\0';
+        c.options.exclude.glob[i][MP_PATTERN_MAX - 1] = '\0';
+    }
+    *ret = c;
+    return c.abi != MP_ABI || c.size != sizeof(c) || (size_t)n < sizeof(c) ? -EPROTONOSUPPORT : 0;
+}
+
+static bool scan_data(pid_t pid, const struct maps_entry *e, raddr_t *ret)
+{
+    size_t len = e->hi - e->lo < DATA_LOOKED_AT ? (size_t)(e->hi - e->lo) : DATA_LOOKED_AT, at;
+    unsigned char *buf = malloc(len);
+    ssize_t n = buf ? mem_read_some(pid, e->lo, buf, len) : -ENOMEM;
+    bool found = false;
+    /* Mappings begin at a page, so multiples of 64 here are multiples of 64 there. */
+    for (at = 0; !found && n > 0 && at + sizeof(uint64_t) <= (size_t)n; at += 64) {
+        uint64_t word;
+        memcpy(&word, buf + at, sizeof(word));
+        if (word == MP_CONTROL_MAGIC) {
+            *ret = e->lo + at;
+            found = true;
+        }
+    }
+    free(buf);
+    return found;
+}
+
+int ours_find_control(pid_t pid, const struct maps *m, raddr_t *ret_addr)
+{
+    size_t i;
+    bool agent_before = false; /* .bss: an anonymous mapping right behind the agent's data */
+    for (i = 0; i < m->count; i++) {
+        const struct maps_entry *e = &m->entry[i];
+        bool agent = has_prefix(e->name, "/memfd:" MP_AGENT_NAME);
+        bool bss = agent_before && !e->inode && e->lo == m->entry[i - 1].hi;
+        if ((agent || bss) && e->write && scan_data(pid, e, ret_addr))
+            return 1;
+        agent_before = agent;
+    }
+    return 0;
+}

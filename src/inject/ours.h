@@ -1,0 +1,38 @@
+/* Recognising what belongs to mempulse inside a process, from its maps alone. */
+#ifndef MP_OURS_H
+#define MP_OURS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#include "base/err.h"
+#include "control.h"
+#include "target/maps.h"
+#include "target/raddr.h"
+
+#define OURS_REGIONS_MAX 8
+
+struct ours {
+    raddr_t region[OURS_REGIONS_MAX]; /* boot regions found by MP_REGION_MAGIC, MP_REGION_SIZE each */
+    size_t region_count;
+};
+
+/* Looks for boot regions: MP_REGION_MAGIC at a page of an anonymous executable
+ * mapping. pid: a live thread. Never fails: what cannot be read is not ours. */
+void ours_find(struct ours *ret, pid_t pid, const struct maps *m);
+
+/* A mapping that is ours: named /memfd:mempulse*, [anon:mempulse*], or a part of a region. */
+bool ours_mapping(const struct ours *o, const struct maps_entry *e);
+
+/* A descriptor that is ours, by the target of its link. */
+bool ours_link(const char *target);
+
+/* Reads a control block at its address. 0; -ENOENT when there is none; -EPROTONOSUPPORT
+ * when it is another version's (*ret holds what could be read); -errno. */
+int ours_read_control(pid_t pid, raddr_t at, struct mp_control *ret) MP_MUST_CHECK;
+
+/* Finds the control block in the agent's writable mappings. 1 and *ret_addr, or 0. */
+int ours_find_control(pid_t pid, const struct maps *m, raddr_t *ret_addr);
+
+#endif
