@@ -130,7 +130,8 @@ static const x86_reg reg_names[REG_COUNT][4] = {
 enum { RAX = 0, RCX = 1, RDX = 2, RBX = 3, RBP = 5, R8 = 8, R9 = 9, R10 = 10, R12 = 12, R15 = 15 };
 
 struct cell {
-    bool known, tp; /* tp: relative to the thread pointer */
+    bool known, tp;   /* tp: relative to the thread pointer */
+    unsigned low;     /* when not known: this many low bytes of v are */
     uint64_t v;
 };
 
@@ -174,6 +175,7 @@ static bool reg_set(struct machine *m, const cs_x86_op *op, struct cell c)
     c = truncate_to(c, op->size);
     if (op->size < 4) {
         low = (1ull << (8 * op->size)) - 1;
+        c.low = c.known ? op->size : 0;
         c.known = c.known && m->reg[i].known && !m->reg[i].tp;
         c.v = (m->reg[i].v & ~low) | c.v;
     }
@@ -222,6 +224,7 @@ static bool op_get(struct disasm *d, struct machine *m, const cs_x86_op *op, str
         if (i == REG_NONE)
             return false;
         *ret = truncate_to(m->reg[i], op->size);
+        ret->known |= m->reg[i].low >= op->size;
         return true;
     case X86_OP_MEM:
         at = mem_address(m, op);

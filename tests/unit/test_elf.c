@@ -1,0 +1,316 @@
+/* ELF files as they are mapped: this process's own modules, against what the
+ * dynamic linker says; the same from memory alone; and damaged files. */
+#include <check.h>
+#include <dlfcn.h>
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <link.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "target/elf.h"
+#include "target/maps.h"
+
+int test_elf_exported_variable = 5; /* something of our own to look for */
+static struct maps maps;
+
+static void setup(void) { ck_assert_int_eq(maps_read(&maps, getpid()), 0); }
+static void teardown(void) { maps_release(&maps); }
+
+static struct elf *open_at(pid_t pid, const struct maps *m, raddr_t at)
+{
+    struct elf *e = NULL;
+    const struct maps_entry *part = maps_at(m, at);
+    ck_assert_ptr_nonnull(part);
+    ck_assert_int_eq(elf_open_mapped(&e, pid, m, part), 0);
+    return e;
+}
+
+START_TEST(test_self)
+{
+    struct elf *e = open_at(getpid(), &maps, (raddr_t)(uintptr_t)&test_elf_exported_variable);
+    struct elf_segment s;
+    int v = 0;
+    unsigned i, code = 0;
+    raddr_t at = elf_addr(e, "test_elf_exported_variable");
+    ck_assert_uint_eq(at, (raddr_t)(uintptr_t)&test_elf_exported_variable);
+    ck_assert_int_eq(elf_read(e, at, &v, sizeof(v)), 0);
+    ck_assert_int_eq(v, 5);
+    ck_assert(elf_has_interp(e));
+    for (i = 0; elf_segment(e, i, &s) == 0; i++)
+        code += (s.flags & PF_X) && s.lo <= (raddr_t)(uintptr_t)&setup && (raddr_t)(uintptr_t)&setup < s.hi;
+    ck_assert_uint_eq(code, 1);
+    ck_assert_uint_eq(elf_addr(e, "no_such_symbol_anywhere"), 0);
+    elf_free(e);
+}
+END_TEST
+
+/* What dlsym says, elf_addr must say. */
+static void against_dlsym(struct elf *e, void *handle)
+{
+    static const char *const names[] = {"dlopen", "pthread_create", "malloc", "clock_gettime", "gnu_get_libc_version",
+                                        "__errno_location", "environ", "pthread_attr_setstack"};
+    size_t i;
+    for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        raddr_t want = (raddr_t)(uintptr_t)dlsym(handle, names[i]);
+        ck_assert_msg(elf_addr(e, names[i]) == want, "%s", names[i]);
+    }
+}
+
+START_TEST(test_libc)
+{
+    void *handle = dlopen("libc.so.6", RTLD_NOW | RTLD_NOLOAD);
+    struct link_map *lm;
+    struct elf *e;
+    struct elf_sym s;
+    struct elf_tls t;
+    char soname[64];
+    ck_assert_ptr_nonnull(handle);
+    ck_assert_int_eq(dlinfo(handle, RTLD_DI_LINKMAP, &lm), 0);
+    e = open_at(getpid(), &maps, (raddr_t)(uintptr_t)lm->l_ld);
+    ck_assert_uint_eq(elf_bias(e), lm->l_addr);
+    ck_assert_uint_eq(elf_dynamic(e, NULL), (raddr_t)(uintptr_t)lm->l_ld);
+    against_dlsym(e, handle);
+    ck_assert_int_eq(elf_soname(e, soname, sizeof(soname)), 9);
+    ck_assert_str_eq(soname, "libc.so.6");
+    ck_assert_int_eq(elf_soname(e, soname, 5), 4);
+    ck_assert_str_eq(soname, "libc");
+    ck_assert_int_eq(elf_find(e, "errno", &s), 0);
+    ck_assert(s.type == STT_TLS && s.exported);
+    ck_assert_uint_eq(elf_addr(e, "errno"), 0); /* has no address */
+    ck_assert_uint_eq(elf_addr(e, "GLIBC_2.2.5"), 0);
+    ck_assert_int_eq(elf_tls(e, &t), 0);
+    ck_assert(t.filesz <= t.memsz && s.addr + s.size <= t.memsz);
+    ck_assert(!elf_imports(e, "dlopen"));
+    ck_assert(elf_imports(e, "__tls_get_addr") || elf_imports(e, "_rtld_global"));
+    elf_free(e);
+}
+END_TEST
+
+/* A library whose file is gone, in a process without privileges: neither
+ * map_files nor the name will do, only memory. */
+static pid_t child_with_deleted_library(char *path, int *ret_pipe, raddr_t *ret_at)
+{
+    int to[2], from[2];
+    pid_t child;
+    raddr_t at = 0;
+    ck_assert_int_eq(pipe(to), 0);
+    ck_assert_int_eq(pipe(from), 0);
+    child = fork();
+    if (child == 0) {
+        void *handle = dlopen(path, RTLD_NOW);
+        close(to[1]);
+        at = handle ? (raddr_t)(uintptr_t)dlsym(handle, "zlibVersion") : 0;
+        unlink(path);
+        if (getuid() == 0 && (setresgid(65534, 65534, 65534) || setresuid(65534, 65534, 65534)))
+            _exit(1);
+        prctl(PR_SET_DUMPABLE, 1);
+        if (write(from[1], &at, sizeof(at)) != sizeof(at) || read(to[0], &at, 1) < 0)
+            _exit(1);
+        _exit(0);
+    }
+    close(to[0]); /* its end of input is our leaving */
+    ck_assert_int_eq(read(from[0], ret_at, sizeof(*ret_at)), sizeof(*ret_at));
+    *ret_pipe = to[1];
+    return child;
+}
+
+static bool copy_file(const char *from, const char *to)
+{
+    char buf[65536];
+    int in = open(from, O_RDONLY), out = mkstemp((char *)(uintptr_t)to);
+    ssize_t n = -1;
+    while (in >= 0 && out >= 0 && (n = read(in, buf, sizeof(buf))) > 0)
+        if (write(out, buf, (size_t)n) != n)
+            break;
+    if (out >= 0 && fchmod(out, 0755) == 0)
+        close(out);
+    if (in >= 0)
+        close(in);
+    return n == 0;
+}
+
+START_TEST(test_memory_only)
+{
+    char path[] = "/tmp/test_elf_libz_XXXXXX";
+    struct maps m;
+    struct elf *e;
+    int fd;
+    raddr_t at;
+    pid_t child;
+    if (!copy_file("/lib/x86_64-linux-gnu/libz.so.1", path)) {
+        unlink(path);
+        return; /* no zlib here: nothing to try it on */
+    }
+    child = child_with_deleted_library(path, &fd, &at);
+    ck_assert_uint_ne(at, 0);
+    if (getuid() == 0)
+        ck_assert(setresgid(65534, 65534, 65534) == 0 && setresuid(65534, 65534, 65534) == 0);
+    ck_assert_int_eq(maps_read(&m, child), 0);
+    e = open_at(child, &m, at);
+    ck_assert_int_eq(elf_source(e), ELF_FROM_MEMORY);
+    ck_assert_uint_eq(elf_addr(e, "zlibVersion"), at);
+    ck_assert_uint_ne(elf_addr(e, "zError"), 0);
+    ck_assert_uint_eq(elf_addr(e, "no_such_symbol"), 0);
+    ck_assert(elf_imports(e, "malloc"));
+    elf_free(e);
+    maps_release(&m);
+    close(fd);
+    ck_assert_int_eq(waitpid(child, NULL, 0), child);
+}
+END_TEST
+
+/* --- bytes ----------------------------------------------------------------------- */
+
+static unsigned char *read_file(const char *path, size_t *ret_len)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    unsigned char *buf;
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_eq(fstat(fd, &st), 0);
+    buf = malloc((size_t)st.st_size);
+    ck_assert_int_eq(read(fd, buf, (size_t)st.st_size), st.st_size);
+    close(fd);
+    *ret_len = (size_t)st.st_size;
+    return buf;
+}
+
+/* Everything the reader can be asked, on whatever this is. */
+static void ask_all(const void *image, size_t len)
+{
+    struct elf *e;
+    struct elf_sym s;
+    struct elf_segment seg;
+    struct elf_tls t;
+    char name[64];
+    unsigned i;
+    uint64_t word;
+    if (elf_open_image(&e, image, len) < 0)
+        return;
+    for (i = 0; elf_segment(e, i, &seg) == 0; i++)
+        (void)!elf_read(e, seg.lo, &word, sizeof(word));
+    (void)!elf_find(e, "zlibVersion", &s);
+    (void)!elf_find(e, "no_such_symbol", &s);
+    (void)elf_addr(e, "deflate");
+    (void)elf_imports(e, "malloc");
+    (void)!elf_tls(e, &t);
+    (void)elf_dynamic(e, NULL);
+    (void)!elf_soname(e, name, sizeof(name));
+    elf_free(e);
+}
+
+static const char *const samples[] = {"/lib/x86_64-linux-gnu/libz.so.1", "/bin/true"};
+
+START_TEST(test_damaged)
+{
+    size_t len, i, k;
+    unsigned char *good, *bad;
+    unsigned seed = 12345;
+    if (access(samples[_i], R_OK) < 0)
+        return;
+    good = read_file(samples[_i], &len);
+    bad = malloc(len);
+    for (i = 0; i < 1500; i++) {
+        memcpy(bad, good, len);
+        for (k = 0; k < 1 + i % 8; k++) {
+            /* Half of the damage goes where it tells: headers, dynamic section, tables. */
+            size_t area = i % 2 ? len : (len < 4096 ? len : 4096), at;
+            seed = seed * 1103515245u + 12345u;
+            at = (seed >> 8) % area;
+            if (i % 4 == 2 && len > 4096)
+                at = len - 1 - at; /* section headers are at the end */
+            bad[at] = (unsigned char)(seed >> 3);
+        }
+        ask_all(bad, len);
+    }
+    free(good);
+    free(bad);
+}
+END_TEST
+
+START_TEST(test_cut)
+{
+    size_t len, n;
+    unsigned char *good = read_file("/bin/true", &len);
+    for (n = 0; n < len; n += n < 1024 ? 7 : 997) {
+        unsigned char *exact = malloc(n ? n : 1);
+        memcpy(exact, good, n);
+        ask_all(exact, n);
+        free(exact);
+    }
+    free(good);
+}
+END_TEST
+
+START_TEST(test_not_elf)
+{
+    struct elf *e;
+    unsigned char h[4096] = "\x7f" "ELF";
+    ck_assert_int_eq(elf_open_image(&e, "#!/bin/sh\n", 10), -ENOEXEC);
+    ck_assert_int_eq(elf_open_image(&e, "", 0), -ENOEXEC);
+    ck_assert_int_eq(elf_open_image(&e, h, sizeof(h)), -ENOEXEC);
+    h[EI_CLASS] = ELFCLASS32;
+    h[EI_DATA] = ELFDATA2LSB;
+    h[EI_VERSION] = EV_CURRENT;
+    ck_assert_int_eq(elf_open_image(&e, h, sizeof(h)), -ENOEXEC);
+    h[EI_CLASS] = ELFCLASS64;
+    ck_assert_int_eq(elf_open_image(&e, h, sizeof(h)), -ENOEXEC); /* no program headers */
+}
+END_TEST
+
+START_TEST(test_not_mapped_as_elf)
+{
+    struct maps m;
+    struct elf *e;
+    int fd = memfd_create("noise", MFD_CLOEXEC);
+    void *at;
+    ck_assert_int_eq(ftruncate(fd, 8192), 0);
+    at = mmap(NULL, 8192, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, 0);
+    ck_assert_int_eq(maps_read(&m, getpid()), 0);
+    ck_assert_int_eq(elf_open_mapped(&e, getpid(), &m, maps_at(&m, (raddr_t)(uintptr_t)at)), -ENOEXEC);
+    maps_release(&m);
+    munmap(at, 8192);
+    close(fd);
+}
+END_TEST
+
+START_TEST(test_exe_machine)
+{
+    unsigned class, machine;
+    ck_assert_int_eq(elf_exe_machine(getpid(), &class, &machine), 0);
+    ck_assert(class == ELFCLASS64 && machine == EM_X86_64);
+    ck_assert_int_lt(elf_exe_machine(0x7ffffffe, &class, &machine), 0);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("elf");
+    TCase *t = tcase_create("elf");
+    SRunner *r = srunner_create(s);
+    int failed;
+    tcase_set_timeout(t, 30);
+    tcase_add_checked_fixture(t, setup, teardown);
+    tcase_add_test(t, test_self);
+    tcase_add_test(t, test_libc);
+    tcase_add_test(t, test_memory_only);
+    tcase_add_loop_test(t, test_damaged, 0, sizeof(samples) / sizeof(samples[0]));
+    tcase_add_test(t, test_cut);
+    tcase_add_test(t, test_not_elf);
+    tcase_add_test(t, test_not_mapped_as_elf);
+    tcase_add_test(t, test_exe_machine);
+    suite_add_tcase(s, t);
+    srunner_run_all(r, CK_NORMAL);
+    failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
