@@ -1,5 +1,8 @@
 /* Outputs: each renderer writes what the model and the events say to a FILE.
- * Every function returns 0 or -errno of the write (-EPIPE when the reader left). */
+ * Every function returns 0 or -errno of the write (-EPIPE when the reader left),
+ * -ENOMEM where it builds something. Nothing is flushed here: the caller does it
+ * when the socket has no more for now, and errors that stdio keeps back until
+ * then come from its fflush. */
 #ifndef MP_RENDER_H
 #define MP_RENDER_H
 
@@ -12,7 +15,7 @@
 #include "stream/model.h"
 #include "stream/stream.h"
 
-/* What the first lines of an output say. Strings are sanitised by the renderer. */
+/* What the first lines of an output say. Strings are sanitised by the renderer; NULL is "". */
 struct render_meta {
     const char *tool_version;
     pid_t pid;
@@ -30,6 +33,7 @@ struct render_meta {
     struct mp_selftest selftest;
     struct mp_slots slots;   /* before */
     int64_t realtime_offset_ns; /* add to CLOCK_MONOTONIC for CLOCK_REALTIME */
+    uint64_t start_mono_ns;  /* CLOCK_MONOTONIC when hooked: NDJSON's t_ns counts from here; 0: from the first event */
 };
 
 struct render_end {
@@ -40,13 +44,13 @@ struct render_end {
     uint64_t pause_ns;       /* longest single pause in the session, attach and detach */
     uint64_t wall_ns;
     uint32_t residue;        /* MP_RESIDUE_* */
-    const char *residue_text; /* sanitised by the renderer; "" when clean */
+    const char *residue_text; /* lines; sanitised by the renderer; "" or NULL when clean */
 };
 
 struct render; /* one output: vtable, FILE, colour, state */
 
 struct render_options {
-    FILE *out;
+    FILE *out;       /* borrowed */
     bool color;
     bool lines;      /* --lines is on */
     unsigned width;  /* terminal columns; 0: not a terminal, never cut */
@@ -54,23 +58,34 @@ struct render_options {
 
 struct render *render_text_new(const struct render_options *o);   /* the live text stream */
 struct render *render_ndjson_new(const struct render_options *o); /* docs/ndjson.md */
-void render_free(struct render *r);
+void render_free(struct render *r); /* NULL is fine; closes nothing */
 
 int render_begin(struct render *r, const struct render_meta *meta) MP_MUST_CHECK;
 /* Before or after model_event took ev: names are looked up in m. */
 int render_event(struct render *r, const struct model *m, const struct stream_event *ev) MP_MUST_CHECK;
 int render_finish(struct render *r, const struct model *m, const struct render_end *end) MP_MUST_CHECK;
 
-/* The final ranking as a table. */
+/* The final ranking as a table. width as in struct render_options; a terminal also
+ * gets no more than the RENDER_RANK_ROWS functions that grew most, the rest in one row. */
+#define RENDER_RANK_ROWS 40
 int render_ranking(FILE *out, const struct model *m, bool color, unsigned width) MP_MUST_CHECK;
-/* The original's table, byte for byte in its format. */
+
+/* The original's table, byte for byte in its format. A figure that the first
+ * visit of a line did not measure is -1, which is the original's own word for it. */
 int render_mempulse(FILE *out, const struct model *m) MP_MUST_CHECK;
+
 /* "detached from PID: N records, M lost, hook cost X%, paused Y us; nothing left behind" */
 int render_verdict(FILE *out, pid_t pid, const struct render_end *end) MP_MUST_CHECK;
-/* The --json error object of docs/exit-codes.md, one line. */
+
+/* The --json error object of docs/exit-codes.md, one line. pid <= 0: none. */
 int render_error_json(FILE *out, pid_t pid, const struct mp_failure *f) MP_MUST_CHECK;
-/* Human sizes: "+1.5 MiB", "-12 KiB", "0 B"; buf of at least 24 bytes. Returns buf. */
+
+/* Human sizes: "+1.5 MiB", "-12 KiB", "0 B"; at most 9 columns; binary units; buf
+ * of at least 24 bytes. sign: growth gets a '+'. Returns buf. */
 char *render_size(char *buf, size_t len, int64_t bytes, bool sign);
+
+/* Human durations: "850 ns", "12 us", "1.23 ms", "45.6 s", "16m40s", "3h05m",
+ * "12d03h"; at most 7 columns below 100 days. Returns buf. */
 char *render_duration(char *buf, size_t len, uint64_t ns);
 
 #endif

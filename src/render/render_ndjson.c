@@ -1,0 +1,389 @@
+/* NDJSON: one object a line (docs/ndjson.md, docs/ndjson.schema.json). Every
+ * record carries all it needs, so that a line can be read by itself. What was
+ * not measured is absent, never 0. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/utf8.h"
+#include "control.h"
+#include "render/jline.h"
+#include "render/render_priv.h"
+
+#define NDJSON_VERSION 1
+
+struct flag_row {
+    uint32_t bit;
+    const char *name;
+};
+
+static const struct flag_row residue_names[] = {
+    {MP_RESIDUE_THUNK, "thunk"}, {MP_RESIDUE_CHAINED, "chained"}, {MP_RESIDUE_HELD, "held"}, {MP_RESIDUE_TRACE, "trace"},
+};
+
+static const char *const note_names[] = {
+    [MP_NOTE_LINES_BUSY] = "lines_busy", [MP_NOTE_CHAINED] = "chained", [MP_NOTE_GIL] = "gil", [MP_NOTE_OTHER] = "other",
+};
+
+static const char *const hook_names[] = {"none", "thunk", "monitoring"};
+
+static const char *name_of(const char *const *names, size_t count, uint32_t i)
+{
+    return i < count && names[i] ? names[i] : "other";
+}
+#define NAME_OF(names, i) name_of(names, sizeof(names) / sizeof((names)[0]), i)
+
+/* When: t_ns since the start, and the calendar's time. */
+static void add_time(struct render *r, struct jline *j, uint64_t mono_ns)
+{
+    char buf[48];
+
+    if (!r->start_mono_ns)
+        r->start_mono_ns = mono_ns;
+    jline_int(j, "t_ns", (int64_t)(mono_ns - r->start_mono_ns));
+    jline_text(j, "time", time_rfc3339(&r->clock, buf, sizeof(buf), (int64_t)(mono_ns + (uint64_t)r->realtime_offset_ns)));
+}
+
+static void add_patterns(struct jline *j, const char *key, const struct mp_patterns *p)
+{
+    struct json_object *array = p->count ? json_object_new_array() : NULL;
+    char buf[MP_PATTERN_MAX * 3];
+
+    if (!p->count)
+        return;
+    for (uint32_t i = 0; array && i < p->count && i < MP_PATTERNS_MAX; i++) {
+        const char *glob = utf8_sanitise_into(buf, sizeof(buf), p->glob[i], strnlen(p->glob[i], MP_PATTERN_MAX));
+
+        json_object_array_add(array, json_object_new_string(glob));
+    }
+    jline_add(j, key, array);
+}
+
+static void add_options(struct jline *j, const struct mp_options *o)
+{
+    struct jline sub = {.obj = json_object_new_object()};
+
+    sub.oom = !sub.obj;
+    jline_uint(&sub, "depth", o->depth);
+    jline_bool(&sub, "lines", o->flags & MP_OPT_LINES);
+    jline_bool(&sub, "rollup", !(o->flags & MP_OPT_NO_ROLLUP));
+    jline_uint(&sub, "rollup_budget_ppm", o->rollup_budget_ppm);
+    jline_uint(&sub, "min_bytes", o->min_bytes);
+    jline_uint(&sub, "min_time_ns", o->min_time_ns);
+    if (o->thread)
+        jline_int(&sub, "thread", o->thread);
+    add_patterns(&sub, "root", &o->root);
+    add_patterns(&sub, "function", &o->function);
+    add_patterns(&sub, "module", &o->module);
+    add_patterns(&sub, "exclude", &o->exclude);
+    jline_add(j, "options", sub.obj);
+}
+
+static void add_selftest(struct jline *j, const struct mp_selftest *t)
+{
+    struct jline sub = {.obj = json_object_new_object()};
+
+    sub.oom = !sub.obj;
+    jline_uint(&sub, "pages_touched", t->pages_touched);
+    jline_int(&sub, "statm_error_pages", t->statm_error);
+    jline_int(&sub, "minflt_error_pages", t->minflt_error);
+    jline_bool(&sub, "statm", t->flags & MP_SELF_STATM);
+    jline_bool(&sub, "rollup", t->flags & MP_SELF_ROLLUP);
+    jline_bool(&sub, "thp", t->flags & MP_SELF_THP);
+    jline_uint(&sub, "statm_ns", t->statm_ns);
+    jline_uint(&sub, "rusage_ns", t->rusage_ns);
+    jline_uint(&sub, "clock_ns", t->clock_ns);
+    if (t->rollup_ns)
+        jline_uint(&sub, "rollup_ns", t->rollup_ns);
+    jline_add(j, "selftest", sub.obj);
+}
+
+static void add_slots(struct jline *j, const struct mp_slots *s)
+{
+    struct jline sub = {.obj = json_object_new_object()};
+
+    sub.oom = !sub.obj;
+    jline_text(&sub, "hook", NAME_OF(hook_names, s->hook));
+    jline_address(&sub, "eval_frame", s->eval_frame);
+    jline_address(&sub, "eval_default", s->eval_default);
+    jline_uint(&sub, "profile_threads", s->profile_threads);
+    jline_uint(&sub, "trace_threads", s->trace_threads);
+    jline_uint(&sub, "monitoring_tools", s->monitoring_tools);
+    jline_add(j, "slots", sub.obj);
+}
+
+static void add_python(struct jline *j, const struct render_meta *meta)
+{
+    char buf[48];
+    uint32_t v = meta->py_version;
+
+    snprintf(buf, sizeof(buf), "%" PRIu32 ".%" PRIu32 ".%" PRIu32, v >> 24, v >> 16 & 255, v >> 8 & 255);
+    jline_text(j, "python", buf);
+    jline_bool(j, "python_static", meta->py_static);
+    snprintf(buf, sizeof(buf), "%u.%u", meta->glibc_major, meta->glibc_minor);
+    jline_text(j, "glibc", buf);
+}
+
+static int ndjson_begin(struct render *r, const struct render_meta *meta)
+{
+    char buf[48];
+    struct jline j;
+
+    jline_begin(&j, "meta");
+    jline_int(&j, "v", NDJSON_VERSION);
+    jline_text(&j, "tool", "mempulse");
+    jline_foreign(&j, "version", meta->tool_version);
+    jline_int(&j, "pid", meta->pid);
+    jline_uint(&j, "starttime", meta->starttime);
+    jline_foreign(&j, "exe", meta->exe);
+    jline_foreign(&j, "cmdline", meta->cmdline);
+    add_python(&j, meta);
+    if (r->start_mono_ns) {
+        snprintf(buf, sizeof(buf), "%" PRIu64, r->start_mono_ns);
+        jline_text(&j, "start_mono_ns", buf);
+        jline_text(&j, "time", time_rfc3339(&r->clock, buf, sizeof(buf),
+                                           (int64_t)(r->start_mono_ns + (uint64_t)r->realtime_offset_ns)));
+    }
+    jline_uint(&j, "threads", meta->threads);
+    jline_uint(&j, "rss_bytes", meta->rss_bytes);
+    jline_uint(&j, "page_bytes", r->page_size);
+    jline_uint(&j, "pause_ns", meta->pause_ns);
+    jline_uint(&j, "attempts", meta->attempts);
+    add_options(&j, &meta->options);
+    add_selftest(&j, &meta->selftest);
+    add_slots(&j, &meta->slots);
+    return jline_write(&j, &r->io);
+}
+
+static void add_thread(struct jline *j, const struct model *m, uint32_t id)
+{
+    const struct model_thread *t = model_thread(m, id);
+
+    jline_uint(j, "thread_id", id);
+    if (!t || !t->tid)
+        return;
+    jline_int(j, "tid", t->tid);
+    jline_text(j, "thread", t->name);
+    jline_true(j, "main_thread", t->flags & MP_THREAD_MAIN);
+}
+
+/* line 0: the function's own first line */
+static void add_function(struct jline *j, const struct model_code *c, uint32_t id, uint32_t line)
+{
+    jline_uint(j, "code", id);
+    if (!c || (!c->flags && !c->firstlineno && !strcmp(c->file, "?"))) /* its CODE never came, or id 0 */
+        return;
+    jline_text(j, "function", c->name);
+    jline_text(j, "file", c->file);
+    jline_uint(j, "line", line ? line : c->firstlineno);
+    if (line)
+        jline_uint(j, "def_line", c->firstlineno);
+    if (*c->module)
+        jline_text(j, "module", c->module);
+    jline_true(j, "generator", c->flags & MP_CODE_GENERATOR);
+}
+
+static void add_levels(struct jline *j, const struct mp_record *rec)
+{
+    if (rec->flags & MP_REC_HAS_USS) {
+        jline_uint(j, "uss_bytes", rec->uss_bytes);
+        jline_uint(j, "swap_bytes", rec->swap_bytes);
+    }
+    if (rec->flags & MP_REC_HAS_PEAK)
+        jline_uint(j, "peak_bytes", rec->peak_bytes);
+}
+
+static void add_call(struct jline *j, const struct mp_record *rec, int64_t page)
+{
+    jline_uint(j, "dur_ns", rec->dur_ns);
+    if (rec->flags & MP_REC_HAS_RSS)
+        jline_int(j, "rss_delta_bytes", (int64_t)rec->rss_delta_pages * page);
+    if (rec->flags & MP_REC_HAS_USS_DELTA)
+        jline_int(j, "uss_delta_bytes", rec->uss_delta);
+    jline_true(j, "raised", rec->flags & MP_REC_RAISED);
+    jline_true(j, "yielded", rec->flags & MP_REC_YIELDED);
+    jline_true(j, "resumed", rec->flags & MP_REC_RESUMED);
+}
+
+static int put_record(struct render *r, const struct model *m, const struct mp_record *rec)
+{
+    bool line = rec->type == MP_REC_LINE;
+    int64_t page = (int64_t)r->page_size;
+    struct jline j;
+
+    jline_begin(&j, line ? "line" : "call");
+    add_time(r, &j, rec->time_ns);
+    add_thread(&j, m, rec->thread_id);
+    jline_uint(&j, "depth", rec->depth);
+    add_function(&j, model_code(m, rec->code_id), rec->code_id, line ? rec->line : 0);
+    if (!line)
+        add_call(&j, rec, page);
+    if (rec->flags & MP_REC_HAS_RSS)
+        jline_int(&j, "rss_bytes", (int64_t)rec->rss_pages * page);
+    if (rec->flags & MP_REC_HAS_OWN)
+        jline_int(&j, "own_bytes", (int64_t)rec->own_pages * page);
+    add_levels(&j, rec);
+    return jline_write(&j, &r->io);
+}
+
+static int put_lost(struct render *r, const struct model *m, const struct mp_lost *l)
+{
+    const struct model_thread *t = model_thread(m, l->thread_id);
+    struct jline j;
+
+    jline_begin(&j, "lost");
+    jline_uint(&j, "count", l->count);
+    jline_text(&j, "reason", render_lost_name(l->reason));
+    if (l->thread_id)
+        jline_uint(&j, "thread_id", l->thread_id);
+    if (t && t->tid)
+        jline_int(&j, "tid", t->tid);
+    return jline_write(&j, &r->io);
+}
+
+static int put_stats(struct render *r, const struct mp_stats *s)
+{
+    struct jline j;
+
+    jline_begin(&j, "stats");
+    add_time(r, &j, s->time_ns);
+    jline_uint(&j, "records", s->records);
+    jline_uint(&j, "lost", s->lost);
+    jline_uint(&j, "filtered", s->filtered);
+    jline_uint(&j, "events", s->events);
+    jline_uint(&j, "hook_ns", s->hook_ns);
+    jline_uint(&j, "rollup_ns", s->rollup_ns);
+    if (s->rss_bytes)
+        jline_uint(&j, "rss_bytes", s->rss_bytes);
+    if (s->uss_bytes)
+        jline_uint(&j, "uss_bytes", s->uss_bytes);
+    if (s->peak_bytes)
+        jline_uint(&j, "peak_bytes", s->peak_bytes);
+    jline_uint(&j, "threads", s->threads);
+    jline_uint(&j, "codes", s->codes);
+    return jline_write(&j, &r->io);
+}
+
+static int put_note(struct render *r, const struct stream_event *ev)
+{
+    char *text = utf8_sanitise(ev->note.text, ev->note.head.text_len);
+    struct jline j;
+
+    jline_begin(&j, "note");
+    jline_text(&j, "code", NAME_OF(note_names, ev->note.head.code));
+    jline_add(&j, "text", text ? json_object_new_string(text) : NULL);
+    free(text);
+    return jline_write(&j, &r->io);
+}
+
+static int ndjson_event(struct render *r, const struct model *m, const struct stream_event *ev)
+{
+    int err = 0;
+
+    switch (ev->type) {
+    case MP_MSG_RECORDS:
+        for (unsigned i = 0; i < ev->records.count && !err; i++)
+            err = put_record(r, m, &ev->records.rec[i]);
+        return err;
+    case MP_MSG_LOST:
+        return put_lost(r, m, &ev->lost);
+    case MP_MSG_STATS:
+        return put_stats(r, &ev->stats);
+    case MP_MSG_NOTE:
+        return put_note(r, ev);
+    default:
+        return 0;
+    }
+}
+
+static int put_rank(struct render *r, const struct model_code *c, long rank)
+{
+    struct jline j;
+
+    jline_begin(&j, "rank");
+    jline_int(&j, "rank", rank);
+    add_function(&j, c, c->id, 0);
+    jline_uint(&j, "calls", c->calls);
+    jline_int(&j, "rss_net_bytes", c->rss_incl);
+    jline_int(&j, "rss_self_bytes", c->rss_self);
+    jline_uint(&j, "own_net_bytes", c->own_incl);
+    jline_uint(&j, "own_self_bytes", c->own_self);
+    jline_int(&j, "rss_per_call_bytes", c->rss_incl / (int64_t)c->calls);
+    jline_int(&j, "rss_largest_call_bytes", c->rss_max_call);
+    jline_uint(&j, "time_ns", c->time_ns);
+    jline_uint(&j, "self_ns", c->self_ns);
+    jline_uint(&j, "raised", c->raised);
+    if (c->uss_calls) {
+        jline_int(&j, "uss_net_bytes", c->uss_incl);
+        jline_uint(&j, "uss_calls", c->uss_calls);
+    }
+    return jline_write(&j, &r->io);
+}
+
+static void add_residue(struct jline *j, const struct render_end *end)
+{
+    struct json_object *array = json_object_new_array();
+
+    for (size_t i = 0; array && i < sizeof(residue_names) / sizeof(residue_names[0]); i++)
+        if (end->residue & residue_names[i].bit)
+            json_object_array_add(array, json_object_new_string(residue_names[i].name));
+    jline_add(j, "residue", array);
+    if (end->residue_text && *end->residue_text)
+        jline_foreign(j, "residue_text", end->residue_text);
+}
+
+static void add_totals(struct jline *j, const struct model_totals *t)
+{
+    jline_uint(j, "calls", t->calls);
+    jline_uint(j, "lines", t->lines);
+    jline_uint(j, "filtered", t->filtered);
+    if (t->rss_first >= 0) {
+        jline_int(j, "rss_first_bytes", t->rss_first);
+        jline_int(j, "rss_last_bytes", t->rss_last);
+        jline_int(j, "rss_growth_bytes", t->rss_last - t->rss_first);
+        jline_int(j, "rss_unattributed_bytes", t->rss_unattributed);
+    }
+    jline_int(j, "rss_attributed_bytes", t->rss_attributed);
+    jline_uint(j, "own_attributed_bytes", t->own_attributed);
+    jline_bool(j, "overlap", t->overlap);
+}
+
+static int put_end(struct render *r, const struct model *m, const struct render_end *end)
+{
+    struct model_totals t;
+    struct jline j;
+
+    model_totals(m, &t);
+    jline_begin(&j, "end");
+    jline_foreign(&j, "reason", end->reason);
+    jline_bool(&j, "clean", end->clean);
+    jline_uint(&j, "records", end->records);
+    jline_uint(&j, "lost", end->lost);
+    add_totals(&j, &t);
+    jline_decimal(&j, "cost_percent", end->cost_pct);
+    jline_uint(&j, "pause_ns", end->pause_ns);
+    jline_uint(&j, "wall_ns", end->wall_ns);
+    add_residue(&j, end);
+    return jline_write(&j, &r->io);
+}
+
+static int ndjson_finish(struct render *r, const struct model *m, const struct render_end *end)
+{
+    const struct model_code **rank;
+    long n = model_ranking(m, &rank);
+    int err = 0;
+
+    if (n < 0)
+        return (int)n;
+    for (long i = 0; i < n && !err; i++)
+        err = put_rank(r, rank[i], i + 1);
+    free(rank);
+    return err ? err : put_end(r, m, end);
+}
+
+static const struct render_ops ndjson_ops = {ndjson_begin, ndjson_event, ndjson_finish};
+
+struct render *render_ndjson_new(const struct render_options *o)
+{
+    return render_new(o, &ndjson_ops);
+}

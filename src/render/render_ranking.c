@@ -1,0 +1,273 @@
+/* Who grew: the functions by net self growth, what no function explains, the sum.
+ * Column widths follow the content; names give way, figures never. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/io.h"
+#include "base/text.h"
+#include "base/utf8.h"
+#include "render/render.h"
+#include "render/render_priv.h"
+
+#define NAME_MIN 12
+#define PLACE_MIN 10
+#define WIDE 60 /* longest name shown where nothing is cut to a terminal */
+#define CELL 4096
+#define SHORT 32
+#define GAP 2
+
+enum column { COL_CALLS, COL_NET, COL_SELF, COL_OWN, COL_PER_CALL, COL_LARGEST, COL_TIME, COLS };
+
+static const char *const titles[COLS] = {"CALLS", "NET", "SELF", "OWN", "PER CALL", "LARGEST", "TIME"};
+
+struct rank_row {
+    char *name, *place; /* owned */
+    char cell[COLS][SHORT];
+    int64_t self;       /* colours the SELF cell */
+};
+
+struct table {
+    struct rank_row *rows;
+    size_t count, room;
+    unsigned name_cols, place_cols, cols[COLS];
+    bool oom;
+};
+
+static struct rank_row *table_add(struct table *t, const char *name, const char *place)
+{
+    static struct rank_row dummy; /* written, never read: memory ran out */
+    struct rank_row *row = t->count < t->room ? &t->rows[t->count] : NULL;
+
+    if (row) {
+        memset(row, 0, sizeof(*row));
+        row->name = strdup(name);
+        row->place = strdup(place);
+        t->count++;
+    }
+    t->oom |= !row || !row->name || !row->place;
+    return row ? row : &dummy;
+}
+
+static void table_release(struct table *t)
+{
+    for (size_t i = 0; i < t->count; i++) {
+        free(t->rows[i].name);
+        free(t->rows[i].place);
+    }
+    free(t->rows);
+}
+
+static void cell_size(struct rank_row *row, enum column col, int64_t bytes, bool sign)
+{
+    render_size(row->cell[col], SHORT, bytes, sign);
+}
+
+static void cell_count(struct rank_row *row, uint64_t n)
+{
+    text_thousands(row->cell[COL_CALLS], SHORT, n);
+}
+
+static void cell_self(struct rank_row *row, int64_t bytes)
+{
+    cell_size(row, COL_SELF, bytes, true);
+    row->self = bytes;
+}
+
+static void cell_own(struct rank_row *row, uint64_t bytes)
+{
+    cell_size(row, COL_OWN, bytes > INT64_MAX ? INT64_MAX : (int64_t)bytes, false);
+}
+
+static void table_function(struct table *t, const struct model_code *c)
+{
+    char place[CELL];
+    struct rank_row *row;
+
+    snprintf(place, sizeof(place), "%s:%" PRIu32, c->file, c->firstlineno);
+    row = table_add(t, c->name, place);
+    cell_count(row, c->calls);
+    cell_size(row, COL_NET, c->rss_incl, true);
+    cell_self(row, c->rss_self);
+    cell_own(row, c->own_self);
+    cell_size(row, COL_PER_CALL, c->rss_incl / (int64_t)(c->calls ? c->calls : 1), true);
+    cell_size(row, COL_LARGEST, c->rss_max_call, true);
+    render_duration(row->cell[COL_TIME], SHORT, c->time_ns);
+}
+
+/* The functions that a terminal has no room for, in one row. */
+static void table_rest(struct table *t, const struct model_code **rank, long n)
+{
+    uint64_t calls = 0, own = 0;
+    int64_t self = 0;
+    char name[64];
+    struct rank_row *row;
+
+    for (long i = 0; i < n; i++) {
+        calls += rank[i]->calls;
+        own = own > UINT64_MAX - rank[i]->own_self ? UINT64_MAX : own + rank[i]->own_self;
+        if (__builtin_add_overflow(self, rank[i]->rss_self, &self))
+            self = rank[i]->rss_self < 0 ? INT64_MIN : INT64_MAX;
+    }
+    snprintf(name, sizeof(name), "(%ld more functions)", n);
+    row = table_add(t, name, "");
+    cell_count(row, calls);
+    cell_self(row, self);
+    cell_own(row, own);
+}
+
+static void table_sums(struct table *t, const struct model_totals *sum)
+{
+    struct rank_row *row = table_add(t, "(unattributed)", "");
+
+    if (sum->rss_first >= 0)
+        cell_self(row, sum->rss_unattributed);
+    row = table_add(t, "TOTAL", "");
+    cell_count(row, sum->calls);
+    if (sum->rss_first >= 0)
+        cell_self(row, sum->rss_last - sum->rss_first);
+    cell_own(row, sum->own_attributed);
+}
+
+static int table_fill(struct table *t, const struct model *m, unsigned width)
+{
+    const struct model_code **rank;
+    struct model_totals sum;
+    long n = model_ranking(m, &rank), shown = n;
+
+    if (n < 0)
+        return (int)n;
+    if (width && n > RENDER_RANK_ROWS)
+        shown = RENDER_RANK_ROWS;
+    t->room = (size_t)shown + 3;
+    t->rows = calloc(t->room, sizeof(*t->rows));
+    t->oom = !t->rows;
+    for (long i = 0; i < shown && !t->oom; i++)
+        table_function(t, rank[i]);
+    if (shown < n && !t->oom)
+        table_rest(t, rank + shown, n - shown);
+    free(rank);
+    model_totals(m, &sum);
+    if (!t->oom)
+        table_sums(t, &sum);
+    return t->oom ? -ENOMEM : 0;
+}
+
+static unsigned widest(unsigned a, unsigned b)
+{
+    return a > b ? a : b;
+}
+
+static void table_measure(struct table *t, unsigned width)
+{
+    unsigned figures = 0, name = NAME_MIN, place = PLACE_MIN, room;
+
+    for (unsigned c = 0; c < COLS; c++) {
+        t->cols[c] = utf8_width(titles[c]);
+        for (size_t i = 0; i < t->count; i++)
+            t->cols[c] = widest(t->cols[c], utf8_width(t->rows[i].cell[c]));
+        figures += t->cols[c] + GAP;
+    }
+    for (size_t i = 0; i < t->count; i++) {
+        name = widest(name, utf8_width(t->rows[i].name));
+        place = widest(place, utf8_width(t->rows[i].place));
+    }
+    room = width ? width > figures + GAP ? width - figures - GAP : 0 : 2 * WIDE;
+    if (name + place > room) { /* the name has the larger half; what one does not need the other gets */
+        unsigned half = room * 11 / 20;
+
+        name = name <= half ? name : widest(half, place < room - half ? room - place : 0);
+        place = room > name ? room - name : 0;
+    }
+    t->name_cols = widest(name, NAME_MIN);
+    t->place_cols = widest(place, PLACE_MIN);
+}
+
+static void put_names(struct io *io, const struct table *t, const char *name, const char *place)
+{
+    char cell[CELL], line[2 * CELL] = "";
+
+    text_append(line, sizeof(line), text_fit(cell, sizeof(cell), name, t->name_cols, TEXT_KEEP_ENDS),
+                t->name_cols + GAP);
+    text_append(line, sizeof(line), text_fit(cell, sizeof(cell), place, t->place_cols, TEXT_KEEP_TAIL), t->place_cols);
+    io_puts(io, line);
+}
+
+static void put_row(struct io *io, const struct table *t, const struct rank_row *row, bool color)
+{
+    put_names(io, t, row->name, row->place);
+    for (unsigned c = 0; c < COLS; c++) {
+        const char *on = color && c == COL_SELF ? render_color_of(row->self) : "";
+        char cell[2 * SHORT] = "";
+
+        text_append_right(cell, sizeof(cell), *row->cell[c] ? row->cell[c] : "-", t->cols[c]);
+        io_printf(io, "%*s%s%s%s", GAP, "", on, cell, *on ? COLOR_OFF : "");
+    }
+    io_puts(io, "\n");
+}
+
+static void put_titles(struct io *io, const struct table *t, bool color)
+{
+    io_puts(io, color ? COLOR_BOLD : "");
+    put_names(io, t, "FUNCTION", "FILE:LINE");
+    for (unsigned c = 0; c < COLS; c++)
+        io_printf(io, "%*s%*s", GAP, "", (int)t->cols[c], titles[c]);
+    io_printf(io, "%s\n", color ? COLOR_OFF : "");
+}
+
+static void put_rule(struct io *io, const struct table *t)
+{
+    unsigned n = t->name_cols + GAP + t->place_cols;
+
+    for (unsigned c = 0; c < COLS; c++)
+        n += GAP + t->cols[c];
+    while (n--)
+        io_puts(io, "-");
+    io_puts(io, "\n");
+}
+
+static void put_footnotes(struct io *io, const struct model *m)
+{
+    struct model_totals sum;
+    char a[32], b[32];
+
+    model_totals(m, &sum);
+    if (sum.rss_first >= 0)
+        io_printf(io, "Process RSS went from %s to %s.\n", render_size(a, sizeof(a), sum.rss_first, false),
+                  render_size(b, sizeof(b), sum.rss_last, false));
+    io_puts(io, "NET: change of the process's RSS over a function's calls, callees included; PER CALL and LARGEST"
+                " are of NET.\n"
+                "SELF: NET less the traced callees. OWN: pages the calling thread itself faulted in, callees not"
+                " included.\n");
+    if (sum.overlap)
+        io_puts(io, "Calls of several threads overlapped: NET and SELF count the same growth in each of them;"
+                    " OWN does not.\n");
+    if (sum.lost[0])
+        io_printf(io, "%" PRIu64 " records were lost: their growth is in their callers, or unattributed.\n",
+                  sum.lost[0]);
+    if (sum.filtered)
+        io_printf(io, "%" PRIu64 " calls below --min-bytes or --min-time were not recorded.\n", sum.filtered);
+}
+
+int render_ranking(FILE *out, const struct model *m, bool color, unsigned width)
+{
+    struct io io = {.file = out};
+    struct table t = {0};
+    int err = table_fill(&t, m, width);
+
+    if (!err) {
+        size_t sums = t.count - 2;
+
+        table_measure(&t, width);
+        put_titles(&io, &t, color);
+        for (size_t i = 0; i < sums; i++)
+            put_row(&io, &t, &t.rows[i], color);
+        put_rule(&io, &t);
+        put_row(&io, &t, &t.rows[sums], color);
+        put_row(&io, &t, &t.rows[sums + 1], color);
+        put_footnotes(&io, m);
+    }
+    table_release(&t);
+    return err ? err : io.err;
+}

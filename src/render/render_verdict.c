@@ -1,0 +1,51 @@
+/* The last word of a session, for people. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/io.h"
+#include "base/utf8.h"
+#include "render/render.h"
+
+#define RESIDUE_LINE 512
+
+static bool verdict_target_gone(const struct render_end *end)
+{
+    return end->reason && (!strcmp(end->reason, "target_exited") || !strcmp(end->reason, "target_execed"));
+}
+
+/* What is left, a line each. */
+static void verdict_residue(struct io *io, const struct render_end *end)
+{
+    const char *s = end->residue_text ? end->residue_text : "";
+    char buf[RESIDUE_LINE];
+
+    if (!*s)
+        io_printf(io, "  (residue 0x%" PRIx32 ")\n", end->residue);
+    while (*s) {
+        size_t n = strcspn(s, "\n");
+
+        if (n)
+            io_printf(io, "  %s\n", utf8_sanitise_into(buf, sizeof(buf), s, n));
+        s += n + (s[n] == '\n');
+    }
+}
+
+int render_verdict(FILE *out, pid_t pid, const struct render_end *end)
+{
+    struct io io = {.file = out};
+    bool gone = verdict_target_gone(end);
+
+    if (!gone)
+        io_printf(&io, "detached from %d: ", (int)pid);
+    else
+        io_printf(&io, "process %d %s: ", (int)pid, strcmp(end->reason, "target_exited") ? "ran exec" : "ended");
+    io_printf(&io, "%" PRIu64 " record%s, %" PRIu64 " lost, hook cost %.2f%%, paused %" PRIu64 " us; ", end->records,
+              end->records == 1 ? "" : "s", end->lost, end->cost_pct, (end->pause_ns + 500) / 1000);
+    if (end->clean)
+        io_puts(&io, "nothing left behind\n");
+    else
+        io_puts(&io, "LEFT BEHIND:\n");
+    if (!end->clean)
+        verdict_residue(&io, end);
+    return io.err;
+}

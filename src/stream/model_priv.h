@@ -1,0 +1,123 @@
+/* What model.c and its parts model_calls.c, model_lines.c share. */
+#ifndef MP_MODEL_PRIV_H
+#define MP_MODEL_PRIV_H
+
+#include "stream/model.h"
+
+/* uthash may not end the program: a failed insertion sets the variable oom,
+ * which must be in scope at every HASH_ADD. */
+#define HASH_NONFATAL_OOM 1
+#define uthash_nonfatal_oom(elt) (oom = true)
+#include <uthash.h>
+
+#define NESTED_MAX 4 /* functions told apart in one unclaimed call, for recursion */
+
+/* Inclusive figures of the topmost calls of one function within a call. */
+struct nested {
+    uint32_t code;
+    int64_t rss;
+    uint64_t own, ns;
+};
+
+/* A finished call that no caller has claimed; [0] of nested is itself. Two put
+ * together span from the first's start to the second's end. */
+struct pending {
+    uint64_t start, end;
+    int64_t rss;
+    uint64_t own, ns;
+    uint16_t depth, nested_count;
+    struct nested nested[NESTED_MAX];
+};
+
+/* The line that runs now at one depth of one thread. */
+struct line_level {
+    struct model_line *line; /* NULL: none */
+    bool has_rss;
+    uint64_t rss;          /* bytes, at the line's event */
+    uint64_t own_at_line;  /* of thread_slot.own_count */
+    uint64_t own_at_entry;
+};
+
+struct thread_slot {
+    struct model_thread pub;
+    char *name;              /* owned; NULL when not announced */
+    struct pending *pending; /* a stack, newest last; grows to MODEL_PENDING_MAX */
+    unsigned pending_count, pending_room;
+    struct line_level *levels; /* MP_DEPTH_MAX + 1 of them; NULL before the first line record */
+    uint64_t own_count;        /* bytes seen through line records, and at returns */
+    uint64_t own_carry;        /* of own_count: will be in the next line record again */
+    UT_hash_handle hh;         /* by pub.id; in order of last use */
+};
+
+struct code_slot {
+    struct model_code pub;
+    char *strings[3]; /* name, file, module; owned */
+};
+
+struct line_key {
+    uint32_t code_id, line;
+};
+
+struct line_slot {
+    struct line_key key;
+    struct model_line pub;
+    UT_hash_handle hh;
+};
+
+/* A call that changed RSS, remembered to find overlaps. */
+struct busy {
+    uint64_t start, end;
+    uint32_t thread;
+};
+#define BUSY_MAX 64
+
+struct model {
+    uint64_t page_size;
+    struct code_slot *codes[MP_CODES_MAX + 1];
+    struct thread_slot *threads;
+    struct line_slot *lines;
+    struct model_totals totals;
+    uint64_t rss_first_ns, rss_last_ns;
+    struct busy busy[BUSY_MAX]; /* a ring */
+    unsigned busy_next;
+};
+
+/* a + b, kept within 64 bits: figures are foreign. */
+static inline int64_t add_sat(int64_t a, int64_t b)
+{
+    int64_t r;
+
+    if (!__builtin_add_overflow(a, b, &r))
+        return r;
+    return b < 0 ? INT64_MIN : INT64_MAX;
+}
+
+static inline int64_t sub_sat(int64_t a, int64_t b)
+{
+    int64_t r;
+
+    if (!__builtin_sub_overflow(a, b, &r))
+        return r;
+    return b < 0 ? INT64_MAX : INT64_MIN;
+}
+
+static inline uint64_t addu_sat(uint64_t a, uint64_t b)
+{
+    return a + b < a ? UINT64_MAX : a + b;
+}
+
+static inline uint64_t subu_sat(uint64_t a, uint64_t b)
+{
+    return a < b ? 0 : a - b;
+}
+
+/* Adds a finished call to its function's totals. 0 or -ENOMEM. */
+int model_call(struct model *m, struct thread_slot *t, struct code_slot *c, const struct mp_record *r) MP_MUST_CHECK;
+
+/* Adds a visit. 0 or -ENOMEM. */
+int model_line_visit(struct model *m, struct thread_slot *t, const struct mp_record *r) MP_MUST_CHECK;
+
+/* A call returned: its last line ends with it. */
+void model_line_return(struct model *m, struct thread_slot *t, const struct mp_record *r);
+
+#endif
