@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <gelf.h>
 #include <libelf.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,13 +30,14 @@ enum {
     MEMORY_STR_MAX = 64 << 20
 };
 
-/* One symbol table and its strings. */
+/* One symbol table and its strings. A hostile file may place them at odd offsets:
+ * entries are copied out, never pointed at. */
 struct table {
-    const Elf64_Sym *sym;
+    const unsigned char *sym; /* count entries of Elf64_Sym */
     size_t count;
     const char *str;
     size_t strsz;
-    const uint16_t *versym; /* NULL, or one per symbol; bit 15: not the default version */
+    const unsigned char *versym; /* NULL, or 16 bits per symbol; bit 15: not the default version */
     void *owned[3];         /* what came from a target's memory */
     bool loaded;
 };
@@ -86,7 +88,7 @@ static int take_phdrs(struct elf *e, const Elf64_Phdr *ph, unsigned count)
 
 static int load_headers_lib(struct elf *e)
 {
-    const Elf64_Ehdr *h;
+    GElf_Ehdr h;
     const Elf64_Phdr *ph;
     size_t count, id_len;
     const char *id;
@@ -95,9 +97,8 @@ static int load_headers_lib(struct elf *e)
     id = elf_getident(e->lib, &id_len);
     if (!id || id_len < EI_NIDENT || !ident_fits((const unsigned char *)id))
         return -ENOEXEC;
-    h = elf64_getehdr(e->lib);
     ph = elf64_getphdr(e->lib);
-    if (!h || !ph || !header_fits(h) || elf_getphdrnum(e->lib, &count) || !count || count > PHDRS_MAX)
+    if (!gelf_getehdr(e->lib, &h) || !ph || !header_fits(&h) || elf_getphdrnum(e->lib, &count) || !count || count > PHDRS_MAX)
         return -ENOEXEC;
     return take_phdrs(e, ph, (unsigned)count);
 }
@@ -422,8 +423,8 @@ static Elf_Scn *section_of_type(const struct elf *e, uint32_t type)
 {
     Elf_Scn *s = NULL;
     while ((s = elf_nextscn(e->lib, s))) {
-        const Elf64_Shdr *h = elf64_getshdr(s);
-        if (h && h->sh_type == type)
+        GElf_Shdr h;
+        if (gelf_getshdr(s, &h) && h.sh_type == type)
             return s;
     }
     return NULL;
@@ -439,10 +440,10 @@ static int table_from_file(const struct elf *e, struct table *t, uint32_t type)
 {
     Elf_Scn *s = section_of_type(e, type), *v;
     const Elf_Data *sym = section_data(s), *str, *ver;
-    const Elf64_Shdr *h = s ? elf64_getshdr(s) : NULL;
-    if (!sym || !h)
+    GElf_Shdr h;
+    if (!sym || !gelf_getshdr(s, &h))
         return -ENOENT;
-    str = section_data(elf_getscn(e->lib, h->sh_link));
+    str = section_data(elf_getscn(e->lib, h.sh_link));
     if (!str)
         return -ENOENT;
     t->sym = sym->d_buf;
@@ -625,38 +626,47 @@ static void load_full_table(struct elf *e)
     e->full.loaded = true;
 }
 
+static Elf64_Sym sym_at(const struct table *t, size_t i)
+{
+    Elf64_Sym s;
+    memcpy(&s, t->sym + i * sizeof(s), sizeof(s));
+    return s;
+}
+
 static bool name_is(const struct table *t, const Elf64_Sym *s, const char *name, size_t len)
 {
     return s->st_name < t->strsz && t->strsz - s->st_name > len && !memcmp(t->str + s->st_name, name, len + 1);
 }
 
 /* How good a match is: the default version of a global one first. */
-static int rank(const struct table *t, size_t i)
+static int rank(const struct table *t, size_t i, const Elf64_Sym *s)
 {
-    if (ELF64_ST_BIND(t->sym[i].st_info) == STB_LOCAL)
+    uint16_t version = 0;
+    if (ELF64_ST_BIND(s->st_info) == STB_LOCAL)
         return 1;
-    return t->versym && (t->versym[i] & 0x8000) ? 2 : 3;
+    if (t->versym)
+        memcpy(&version, t->versym + i * sizeof(version), sizeof(version));
+    return version & 0x8000 ? 2 : 3;
 }
 
-static const Elf64_Sym *table_find(const struct table *t, const char *name)
+static bool table_find(const struct table *t, const char *name, Elf64_Sym *ret)
 {
-    const Elf64_Sym *best = NULL;
     size_t i, len = strlen(name);
-    int best_rank = 0;
-    for (i = 1; i < t->count; i++) {
-        const Elf64_Sym *s = &t->sym[i];
-        if (s->st_shndx == SHN_UNDEF || !name_is(t, s, name, len))
+    int best = 0;
+    bool ambiguous = false; /* two local ones: which is meant cannot be known */
+    for (i = 1; i < t->count && best < 3; i++) {
+        Elf64_Sym s = sym_at(t, i);
+        int r;
+        if (s.st_shndx == SHN_UNDEF || !name_is(t, &s, name, len))
             continue;
-        if (rank(t, i) == 1 && best_rank == 1 && best->st_value != s->st_value)
-            return NULL; /* two local ones: which is meant cannot be known */
-        if (rank(t, i) > best_rank) {
-            best = s;
-            best_rank = rank(t, i);
+        r = rank(t, i, &s);
+        ambiguous |= r == 1 && best == 1 && ret->st_value != s.st_value;
+        if (r > best) {
+            *ret = s;
+            best = r;
         }
-        if (best_rank == 3)
-            break;
     }
-    return best;
+    return best > 1 || (best == 1 && !ambiguous);
 }
 
 static int give(const struct elf *e, const Elf64_Sym *s, bool exported, struct elf_sym *ret)
@@ -675,21 +685,18 @@ static int give(const struct elf *e, const Elf64_Sym *s, bool exported, struct e
 
 int elf_find_exported(struct elf *e, const char *name, struct elf_sym *ret)
 {
-    const Elf64_Sym *s;
+    Elf64_Sym s;
     load_dynamic_table(e);
-    s = table_find(&e->dynamic, name);
-    return s ? give(e, s, true, ret) : -ENOENT;
+    return table_find(&e->dynamic, name, &s) ? give(e, &s, true, ret) : -ENOENT;
 }
 
 int elf_find(struct elf *e, const char *name, struct elf_sym *ret)
 {
-    const Elf64_Sym *s;
-    int r = elf_find_exported(e, name, ret);
-    if (r == 0)
+    Elf64_Sym s;
+    if (elf_find_exported(e, name, ret) == 0)
         return 0;
     load_full_table(e);
-    s = table_find(&e->full, name);
-    return s ? give(e, s, false, ret) : -ENOENT;
+    return table_find(&e->full, name, &s) ? give(e, &s, false, ret) : -ENOENT;
 }
 
 raddr_t elf_addr(struct elf *e, const char *name)
@@ -705,9 +712,11 @@ bool elf_imports(struct elf *e, const char *name)
     const struct table *t = &e->dynamic;
     size_t i, len = strlen(name);
     load_dynamic_table(e);
-    for (i = 1; i < t->count; i++)
-        if (t->sym[i].st_shndx == SHN_UNDEF && name_is(t, &t->sym[i], name, len))
+    for (i = 1; i < t->count; i++) {
+        Elf64_Sym s = sym_at(t, i);
+        if (s.st_shndx == SHN_UNDEF && name_is(t, &s, name, len))
             return true;
+    }
     return false;
 }
 
