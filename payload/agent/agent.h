@@ -56,9 +56,12 @@ struct code {
  * Never NULL: beyond the limits it is a shared one with id 0. Costs a hash
  * probe and four compares when known. */
 struct code *code_find(const void *pycode, void *globals);
+struct code *code_known(const void *pycode); /* NULL when not seen before */
 int codes_init(void);
 void codes_release(void); /* drops the references held; needs the GIL */
 extern struct code code_overflow;
+
+#define MEM_HEADER 64 /* bytes that memory.c keeps before each mapping's content */
 
 /* ---- threads.c ------------------------------------------------------------ */
 
@@ -142,16 +145,20 @@ struct thread {
     /* ring: consumer (the agent) */
     uint64_t tail __attribute__((aligned(64))); /* release-stored by the agent */
     uint64_t lost_sent;
-    uint32_t announced_id;
-    bool renamed;
+    uint32_t announced_id; /* the id whose THREAD was sent */
+    uint32_t named_id;     /* the id whose better name was sent */
+    bool renamed; /* name was read from threading */
+    uint16_t name_len;
+    char name[MP_THREAD_NAME_MAX + 1];
     struct call shadow[SHADOW_MAX];
     struct mp_record ring[MP_RING_RECORDS] __attribute__((aligned(64)));
 };
-_Static_assert(sizeof(struct thread) <= 64 * 4096, "`touched` has a bit a page");
+_Static_assert(sizeof(struct thread) + MEM_HEADER <= 64 * 4096, "`touched` has a bit a page");
 
 int threads_init(void);
 struct thread *thread_find(int32_t tid); /* slow path of thread_current; NULL: no room */
-void threads_reap(void); /* agent: flags threads whose tid is gone */
+void threads_reap(void);  /* agent: flags threads whose tid is gone */
+void threads_names(void); /* GIL: better names from threading */
 /* Accounts for the first write to a page of the thread's mapping. */
 static inline void thread_touch(struct thread *th, const void *at);
 
@@ -175,6 +182,8 @@ void meter_entry(struct thread *th, struct reading *r); /* the clock last */
 void meter_exit(struct thread *th, struct reading *r);  /* the clock first */
 int64_t meter_rss(void); /* pages as statm says, or -1 */
 bool rollup_due(uint64_t now);
+/* Whether this moment deserves a reading and the budget allows it. */
+bool rollup_wanted(uint64_t now, int64_t rss, const struct code *code);
 /* Reads smaps_rollup, charging its time to the budget `times` times. */
 bool meter_rollup(struct thread *th, unsigned times, struct rollup *ret);
 void meter_selftest(struct mp_selftest *ret);
@@ -223,6 +232,7 @@ struct thunk *thunk_page(void); /* NULL when there is none */
 int monitor_install(void);
 void monitor_uninstall(void);
 uint32_t monitor_tools(void);
+int monitor_set_lines(void *pycode, bool on); /* LINE events of one code object; 0 or -1 */
 void monitor_cure(void);
 
 /* ---- lines.c ---------------------------------------------------------------- */
@@ -255,6 +265,7 @@ void *mem_map(size_t len, bool populate);
 void mem_unmap(void *p);
 void *pool_alloc(size_t len); /* never freed singly; hooks only */
 void mem_release(void); /* everything */
+void mem_name(void *p, size_t len, const char *name); /* for /proc/PID/maps, best effort */
 
 /* ---- the state ---------------------------------------------------------------- */
 
@@ -282,7 +293,8 @@ struct agent {
     struct thread *cur; /* the thread that ran a hook last */
     struct thread *thread[MP_THREADS_MAX];
     uint32_t nthread; /* slots ever used; release-stored */
-    uint32_t next_thread_id;
+    uint32_t next_thread_id; /* also: threads seen */
+    uint32_t free_slots; /* THREAD_FREE ones; atomic */
     struct code *codes_head; /* first known code */
     struct code *codes_last;
     uint32_t ncode;
@@ -293,7 +305,6 @@ struct agent {
     uint64_t records, filtered, rollup_ns;
     uint64_t lost_threads, lost_depth;
     uint64_t last_uss, last_peak;
-    uint64_t names_wanted; /* new threads since names were read */
 
     /* costs, from the selftest */
     uint64_t cost_edge_ns;
@@ -337,7 +348,7 @@ static inline struct thread *thread_current(void)
 
 static inline void thread_touch(struct thread *th, const void *at)
 {
-    uint64_t bit = 1ull << (((uintptr_t)at - (uintptr_t)th) >> 12);
+    uint64_t bit = 1ull << (((uintptr_t)at >> 12) - ((uintptr_t)th >> 12));
 
     if (likely(th->touched & bit))
         return;
@@ -346,6 +357,7 @@ static inline void thread_touch(struct thread *th, const void *at)
     g.self_pages++;
 }
 
+int mp_agent_main(struct mp_boot *boot) __attribute__((visibility("default")));
 int fail_set(int code, int err, const char *what, const char *detail); /* returns -code */
 
 #endif

@@ -56,6 +56,9 @@ static inline long py_long(PyObj *o) { return PY(PyLong_AsLong, long (*)(PyObj *
 #define py_method(o, name, fmt, ...) \
     (PY(PyObject_CallMethod, PyObj *(*)(PyObj *, const char *, const char *, ...))(o, name, fmt, ##__VA_ARGS__))
 
+/* hook.c: a Python function that every interpreter has; new reference or NULL. */
+PyObj *hook_known_function(void);
+
 /* python.c */
 
 bool py_finalizing(void); /* no GIL needed */

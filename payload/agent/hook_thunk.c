@@ -1,0 +1,522 @@
+/* PEP 523 hook, 3.6 - 3.11: the eval_frame slot points to the thunk, which calls
+ * thunk_enter and thunk_exit around calls that are tracked.
+ *
+ * Depth is absolute: the number of frames below. For a frame called by the
+ * thread's innermost tracked call it is one more than that; otherwise the chain
+ * of callers is walked. A call at the deepest tracked depth makes its thread
+ * quiet: what it calls is deeper, and the thunk lets it pass on two compares.
+ *
+ *      base            lowest frame seen calling since the hook, or a --root
+ *      +- base + 1     tracked; recorded if in scope
+ *      |  ...
+ *      +- base + N     tracked; quiet from here on
+ *
+ * A thread's top is copied into struct thread, and what it was before into the
+ * struct call on the C stack, which greenlets may copy away and back.
+ * Frames are never touched in exit: 3.11 has popped them. */
+#include "agent/python.h"
+
+#define WALK_MAX (1 << 17)     /* frames walked at a thread's first call */
+#define ROOT_WALK_MAX 4096
+#define OWNED_BY_GENERATOR 1   /* _PyInterpreterFrame.owner, 3.11 */
+#define STACK_PER_FRAME 512    /* C stack that a Python call costs on 3.11 once it is not inlined */
+#define RECURSION_SAFE 10000
+#define RLIMIT_STACK 3
+
+static struct thunk *page;
+static char maps_buf[4096];
+
+struct thunk *thunk_page(void)
+{
+    return page;
+}
+
+/* ---- the slot ---------------------------------------------------------------- */
+
+uint64_t thunk_get_slot(void)
+{
+    if (g.layout.interp_eval)
+        return FIELD(uint64_t, g.interp, g.layout.interp_eval);
+    if (!PY_HAS(_PyInterpreterState_GetEvalFrameFunc))
+        return 0;
+    return (uint64_t)(uintptr_t)PY(_PyInterpreterState_GetEvalFrameFunc, void *(*)(void *))(g.interp);
+}
+
+static void set_slot(uint64_t f)
+{
+    if (g.layout.interp_eval)
+        FIELD(volatile uint64_t, g.interp, g.layout.interp_eval) = f;
+    else
+        PY(_PyInterpreterState_SetEvalFrameFunc, void (*)(void *, void *))(g.interp, (void *)(uintptr_t)f);
+}
+
+/* 3.6 - 3.8 have no accessors: the slot is where _PyEval_EvalFrameDefault's address
+ * stands, at the expected offset, else at the only place of the first 2 KiB. Where
+ * another tool holds the slot, its value is at least code of a known kind (our
+ * own orphan), or the expected offset is not believed. */
+static int find_slot(void)
+{
+    uint64_t want = g.sym[MP_SYM__PyEval_EvalFrameDefault];
+    unsigned found = 0, at = 0;
+
+    if (!g.layout.interp_eval || FIELD(uint64_t, g.interp, g.layout.interp_eval) == want)
+        return 0;
+    for (unsigned off = 0; off < 2048; off += 8)
+        if (FIELD(uint64_t, g.interp, off) == want) {
+            found++;
+            at = off;
+        }
+    if (found == 1) {
+        g.layout.interp_eval = (uint16_t)at;
+        return 0;
+    }
+    return found ? fail_set(MP_FAIL_LAYOUT, 0, "the eval_frame slot is not unique", NULL) : 0;
+}
+
+/* ---- the page ------------------------------------------------------------------ */
+
+struct maps_line {
+    uint64_t lo, hi;
+    bool exec, anon;
+};
+
+static uint64_t parse_hex(const char **p, const char *end)
+{
+    uint64_t v = 0;
+
+    for (; *p < end; ++*p) {
+        char c = **p;
+
+        if (c >= '0' && c <= '9')
+            v = v * 16 + (uint64_t)(c - '0');
+        else if (c >= 'a' && c <= 'f')
+            v = v * 16 + (uint64_t)(c - 'a' + 10);
+        else
+            break;
+    }
+    return v;
+}
+
+/* "lo-hi rwxp off dev inode   name": anonymous ones have inode 0. */
+static bool parse_line(const char *p, const char *end, struct maps_line *ret)
+{
+    ret->lo = parse_hex(&p, end);
+    if (p >= end || *p++ != '-')
+        return false;
+    ret->hi = parse_hex(&p, end);
+    if (end - p < 6)
+        return false;
+    ret->exec = p[3] == 'x';
+    p += 6;
+    parse_hex(&p, end);
+    p++;
+    while (p < end && *p != ' ')
+        p++;
+    p++;
+    ret->anon = p < end && *p == '0';
+    return true;
+}
+
+/* A thunk page starts where an anonymous executable mapping ends. */
+static struct thunk *line_thunk(const struct maps_line *l)
+{
+    const void *at = (const void *)(uintptr_t)l->hi;
+    char magic[8];
+
+    if (!l->exec || !l->anon || sys_read_self(g.pid, magic, at, 8) != 8 || memcmp(magic, THUNK_MAGIC, 8))
+        return NULL;
+    return (struct thunk *)(uintptr_t)at;
+}
+
+/* The first thunk of an earlier agent in this process, or NULL. */
+static struct thunk *find_orphan(void)
+{
+    int fd = sys_open_read("/proc/self/maps");
+    size_t have = 0;
+    struct thunk *t = NULL;
+    long n;
+
+    while (fd >= 0 && !t && (n = sys_read(fd, maps_buf + have, sizeof(maps_buf) - have)) > 0) {
+        const char *p = maps_buf, *end = maps_buf + have + n, *nl;
+
+        for (;; p = nl + 1) {
+            struct maps_line l;
+
+            for (nl = p; nl < end && *nl != '\n'; nl++)
+                ;
+            if (nl == end || t)
+                break;
+            if (parse_line(p, nl, &l))
+                t = line_thunk(&l);
+        }
+        have = (size_t)(end - p);
+        if (have == sizeof(maps_buf)) /* a line longer than the buffer names a file: not ours */
+            have = 0;
+        memmove(maps_buf, p, have);
+    }
+    sys_close(fd);
+    return t;
+}
+
+static struct thunk *page_new(void)
+{
+    long p = sys_mmap(THUNK_LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+    const char *eval = g.minor >= 9 ? mp_thunk_eval3 : mp_thunk_eval2;
+    struct thunk *t;
+
+    if (p < 0 && p > -4096)
+        return NULL;
+    t = (struct thunk *)(p + THUNK_PAGE);
+    memcpy((void *)p, mp_thunk_text, (size_t)(mp_thunk_end - mp_thunk_text));
+    memcpy(t->magic, THUNK_MAGIC, 8);
+    t->entry = (uint64_t)p + (uint64_t)(eval - mp_thunk_text);
+    t->trace_entry = (uint64_t)p + (uint64_t)(mp_thunk_trace - mp_thunk_text);
+    mem_name((void *)p, THUNK_LEN, MP_THUNK_NAME);
+    if (sys_mprotect((void *)p, THUNK_PAGE, PROT_READ | PROT_EXEC) < 0) {
+        sys_munmap((void *)p, THUNK_LEN);
+        return NULL;
+    }
+    return t;
+}
+
+static void page_free(struct thunk *t)
+{
+    sys_munmap((char *)t - THUNK_PAGE, THUNK_LEN);
+}
+
+void thunk_inert(void)
+{
+    if (page) {
+        page->enter = page->exit = page->trace = 0;
+        page->gen++;
+        page->quiet_tid = 0;
+    }
+}
+
+/* ---- depth ------------------------------------------------------------------------ */
+
+static void set_quiet(uint32_t tid, uintptr_t sp)
+{
+    page->quiet_sp = sp;
+    page->quiet_tid = tid;
+}
+
+/* Frames from `frame` down to the thread's first, but no more than max + 1. */
+static int32_t count_frames(const void *frame, int32_t max)
+{
+    int32_t n = 0;
+
+    for (; frame && n <= max; frame = frame_back(frame))
+        n++;
+    return n;
+}
+
+/* Steps from `frame` to the nearest frame of a --root function: 1 for itself; 0
+ * when there is none within max. */
+static int32_t root_distance(const void *frame, int32_t max)
+{
+    for (int32_t n = 1; frame && n <= max; frame = frame_back(frame), n++)
+        if (code_find(frame_code(frame), frame_globals(frame))->flags & CODE_ROOT)
+            return n;
+    return 0;
+}
+
+/* Depth of a frame by its caller, lowering the thread's base if need be. */
+static int32_t depth_absolute(struct thread *th, const void *caller)
+{
+    int32_t abs;
+
+    if (likely(th->top_frame && caller == th->top_frame && !g.greenlets))
+        return th->top_abs + 1;
+    abs = count_frames(caller, th->fresh ? WALK_MAX : th->limit + 1);
+    if (th->fresh || abs - 1 < th->base)
+        thread_set_base(th, abs - 1);
+    th->fresh = false;
+    return abs;
+}
+
+/* The same from a --root: distance to the nearest one, DEPTH_NONE outside. */
+static int32_t depth_from_root(struct thread *th, const void *caller, const struct code *code)
+{
+    int32_t n;
+
+    if (code->flags & CODE_ROOT)
+        return 0;
+    if (th->top_frame && !g.greenlets) {
+        if (th->top_abs >= th->limit)
+            return DEPTH_NONE;
+        if (caller == th->top_frame)
+            return th->top_abs + 1;
+        n = root_distance(caller, th->limit);
+    } else if (th->fresh || th->pre_root || g.greenlets) {
+        n = root_distance(caller, th->fresh || !g.greenlets ? ROOT_WALK_MAX : th->limit);
+        th->fresh = false;
+        th->pre_root = n > 0;
+    } else {
+        return DEPTH_NONE;
+    }
+    return n ? n : DEPTH_NONE;
+}
+
+/* ---- enter and exit ------------------------------------------------------------------ */
+
+static void push(struct thread *th, struct call *c, const void *frame, struct code *code, int32_t abs)
+{
+    c->thread = th;
+    c->code = code;
+    c->frame = frame;
+    c->gen = page->gen;
+    c->depth_abs = abs;
+    c->prev_base = th->base;
+    c->prev_frame = th->top_frame;
+    c->prev_sp = th->top_sp;
+    c->prev_abs = th->top_abs;
+    c->flags = 0;
+    th->top_frame = frame;
+    th->top_sp = (uintptr_t)c;
+    th->top_abs = abs;
+}
+
+static enum call_kind kind_of(struct thread *th, const struct code *code, int32_t abs)
+{
+    if (!g.roots && code->flags & CODE_BASE && abs == th->base + 1)
+        return CALL_BASE;
+    if (abs - th->base > (int32_t)g.opt.depth)
+        return CALL_GUARD;
+    return code->flags & CODE_SCOPE ? CALL_RECORD : CALL_PASS;
+}
+
+static int enter_near(struct thread *th, const char *frame, struct call *c, char *tstate)
+{
+    const void *caller = g.layout.frame_kind == FRAME_OBJECT ? frame_back(frame) : frame_current(tstate);
+    struct code *code = NULL;
+    int32_t abs;
+
+    if (g.roots) {
+        code = code_find(frame_code(frame), frame_globals(frame));
+        abs = depth_from_root(th, caller, code);
+        if (abs == DEPTH_NONE)
+            return 0;
+    } else {
+        abs = depth_absolute(th, caller);
+    }
+    if (abs > th->limit)
+        return 0;
+    if (!code)
+        code = code_find(frame_code(frame), frame_globals(frame));
+    /* 3.11: calling a generator function runs its frame up to RETURN_GENERATOR,
+     * which makes the generator. That is no run of it. */
+    if (g.minor == 11 && code->flags & CODE_GENERATOR && FIELD(uint8_t, frame, g.layout.frame_owner) != OWNED_BY_GENERATOR)
+        return 0;
+    push(th, c, frame, code, abs);
+    c->kind = kind_of(th, code, abs);
+    c->depth = (uint16_t)(abs - th->base);
+    if (code->flags & CODE_GENERATOR && (g.minor == 11 || FIELD(int32_t, frame, g.layout.frame_lasti) >= 0))
+        c->flags = MP_REC_RESUMED;
+    if (c->kind == CALL_BASE)
+        thread_set_base(th, abs);
+    else if (abs >= th->limit && !g.no_quiet)
+        set_quiet((uint32_t)th->tid, (uintptr_t)c);
+    if (g.lines)
+        lines_enter(th, c, tstate);
+    if (c->kind == CALL_RECORD)
+        call_begin(th, c);
+    return 1;
+}
+
+static int thunk_enter(const char *frame, struct call *c, char *tstate)
+{
+    struct thread *th;
+
+    if (unlikely(!*g.armed))
+        return 0;
+    th = thread_current();
+    if (unlikely(!th))
+        return 0;
+    g.events++;
+    if (unlikely(th->skip)) {
+        set_quiet((uint32_t)th->tid, UINTPTR_MAX);
+        return 0;
+    }
+    if (th->top_frame) {
+        /* The stack grows down: a top that is not above us was left by a longjmp,
+         * or belongs to another greenlet. */
+        if (unlikely(th->top_sp <= (uintptr_t)c)) {
+            th->top_frame = NULL;
+            th->top_abs = DEPTH_NONE;
+        } else if (th->top_abs >= th->limit && !g.no_quiet) {
+            set_quiet((uint32_t)th->tid, th->top_sp);
+            return 0;
+        }
+    }
+    return enter_near(th, frame, c, tstate);
+}
+
+static void thunk_exit(struct call *c, void *result)
+{
+    struct thread *th = c->thread;
+
+    if (unlikely(!*g.armed))
+        return;
+    if (c->kind == CALL_RECORD)
+        call_end(c, result ? 0 : MP_REC_RAISED);
+    if (g.lines)
+        lines_exit(th, c);
+    if (unlikely(th->top_sp != (uintptr_t)c && th->top_frame))
+        g.greenlets = g.no_quiet = true; /* returns out of order: stacks are being switched */
+    th->top_frame = c->prev_frame;
+    th->top_sp = c->prev_sp;
+    th->top_abs = c->prev_abs;
+    if (c->kind == CALL_BASE)
+        thread_set_base(th, c->prev_base);
+    if (th->top_frame && th->top_abs >= th->limit && !g.no_quiet)
+        set_quiet((uint32_t)th->tid, th->top_sp);
+    else
+        page->quiet_tid = 0;
+}
+
+/* ---- install ---------------------------------------------------------------------------- */
+
+static struct {
+    PyObj *code, *globals;
+    bool seen, right;
+} probe;
+
+/* Stands in for thunk_enter while the agent calls one known function on its own
+ * thread: are frame, code, globals and caller where the table says? */
+static int verify_enter(const char *frame, struct call *c, char *tstate)
+{
+    const void *caller;
+
+    (void)c;
+    if (tid_now() != g.agent_tid || probe.seen)
+        return 0;
+    probe.seen = true;
+    if (g.layout.frame_kind == FRAME_OBJECT && py_type(frame) != PY_FRAME_TYPE)
+        return 0;
+    caller = g.layout.frame_kind == FRAME_OBJECT ? frame_back(frame) : frame_current(tstate);
+    probe.right = frame_code(frame) == probe.code && frame_globals(frame) == probe.globals && !caller;
+    return 0;
+}
+
+/* Calls the known function through the hook; it returns sys.getrecursionlimit(). */
+static int verify_call(long *ret_limit)
+{
+    PyObj *f = hook_known_function(), *arg = py_sys("getrecursionlimit"), *result;
+
+    probe.seen = probe.right = false;
+    probe.code = py_getattr(f, "__code__");
+    probe.globals = py_getattr(f, "__globals__");
+    result = py_call(f, arg);
+    *ret_limit = result ? py_long(result) : 0;
+    if (result)
+        py_decref(result);
+    py_error_clear();
+    py_decref(f);
+    py_decref(probe.code);
+    py_decref(probe.globals);
+    if (!result || !probe.seen || !probe.right)
+        return fail_set(MP_FAIL_LAYOUT, 0, "the eval-frame hook did not see the frame it should",
+                        probe.seen ? "frame fields" : "not called");
+    return 0;
+}
+
+/* 3.11 runs Python calls inlined, without C stack, unless an eval-frame function
+ * is set: recursion that was harmless would then overflow the C stack. */
+static int check_recursion(long limit)
+{
+    uint64_t rlim[2] = { 0, 0 };
+    char buf[64];
+    struct text t = text_on(buf, sizeof(buf));
+
+    if (g.minor != 11 || limit <= RECURSION_SAFE)
+        return 0;
+    if (sys4(__NR_prlimit64, 0, RLIMIT_STACK, 0, (long)rlim) == 0 && rlim[0] / STACK_PER_FRAME > (uint64_t)limit &&
+        rlim[0] < (1ull << 40))
+        return 0;
+    text_str(&t, "sys.getrecursionlimit() is ");
+    text_num(&t, limit);
+    return fail_set(MP_FAIL_RECURSION, 0, "the hook costs C stack for each call, too much for the recursion limit", buf);
+}
+
+static void control_thunk(void)
+{
+    mp_control_block.thunk_base = page ? (uint64_t)(uintptr_t)page - THUNK_PAGE : 0;
+    mp_control_block.thunk_len = page ? THUNK_LEN : 0;
+}
+
+/* A page left by an earlier agent is used again. If someone calls it, or it is in
+ * the slot, what it calls stays as it is: pointing it at the slot's value would
+ * make a circle. */
+static int attach_page(void)
+{
+    uint64_t slot = thunk_get_slot();
+    bool in_place;
+
+    page = find_orphan();
+    in_place = page && (page->entry == slot || page->flags & THUNK_CHAINED);
+    if (!page && !(page = page_new()))
+        return fail_set(MP_FAIL_MEMORY, 0, "no memory for the thunk", NULL);
+    thunk_inert();
+    page->tid_offset = g.tid_offset;
+    page->enter = (uint64_t)(uintptr_t)verify_enter;
+    if (in_place)
+        return 0;
+    page->orig = slot ? slot : g.sym[MP_SYM__PyEval_EvalFrameDefault];
+    if (page->orig != g.sym[MP_SYM__PyEval_EvalFrameDefault])
+        wire_note(MP_NOTE_CHAINED, "another eval-frame function is set; it is called after ours");
+    set_slot(page->entry);
+    return 0;
+}
+
+int thunk_install(void)
+{
+    long limit;
+    int err = find_slot();
+
+    if (err || (err = attach_page()))
+        return err;
+    if ((err = verify_call(&limit)) || (err = check_recursion(limit))) {
+        thunk_uninstall();
+        return err;
+    }
+    page->exit = (uint64_t)(uintptr_t)thunk_exit;
+    page->enter = (uint64_t)(uintptr_t)thunk_enter;
+    control_thunk();
+    return 0;
+}
+
+/* Under the GIL nobody executes the thunk's own instructions: a thread in them
+ * holds the GIL. inflight 0 then means that nobody will return into them. */
+void thunk_uninstall(void)
+{
+    if (!page)
+        return;
+    thunk_inert();
+    if (thunk_get_slot() == page->entry) {
+        set_slot(page->orig);
+        page->flags &= ~THUNK_CHAINED;
+    } else {
+        page->flags |= THUNK_CHAINED;
+        mp_control_block.residue |= MP_RESIDUE_CHAINED;
+    }
+    if (page->inflight)
+        mp_control_block.residue |= MP_RESIDUE_THUNK;
+    if (!page->inflight && !(page->flags & THUNK_CHAINED)) {
+        page_free(page);
+        page = NULL;
+    }
+    control_thunk();
+}
+
+void thunk_cure(void)
+{
+    if (find_slot() || !(page = find_orphan()))
+        return;
+    thunk_inert();
+    for (void *ts = PY(PyInterpreterState_ThreadHead, void *(*)(void *))(g.interp); ts;
+         ts = PY(PyThreadState_Next, void *(*)(void *))(ts))
+        if (FIELD(uint64_t, ts, g.layout.ts_tracefunc) == page->trace_entry)
+            FIELD(uint64_t, ts, g.layout.ts_tracefunc) = 0;
+    thunk_uninstall();
+}

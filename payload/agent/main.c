@@ -1,0 +1,441 @@
+/* The agent thread: from mp_agent_main to the last byte sent.
+ *
+ *   check, prepare ─ HELLO ─ wait for GO ─ SELFTEST ─ GIL: install ─ HOOKED
+ *     ─ loop: drain, obey, heartbeat ─ inert ─ GIL: uninstall ─ drain ─ BYE ─ free all
+ *
+ * Holds no lock, ever; takes the GIL three ways (install, uninstall, names), each
+ * time knowing that PyGILState_Ensure ends the calling thread if the interpreter
+ * finalizes meanwhile: whatever must be true then is true before the call. */
+#include "agent/python.h"
+
+#define FD_FLOOR 512
+#define ROUND_MS 20       /* poll timeout while records flow */
+#define IDLE_MS 80        /* and while none do */
+#define IDLE_AFTER 25     /* empty rounds until then */
+#define STATS_NS 1000000000ull
+#define NAMES_NS 1000000000ull
+#define SEND_WAIT_MS 300  /* at the end, for a launcher that still reads */
+
+static uint32_t bye_reason;
+
+/* ---- preparation ----------------------------------------------------------------- */
+
+static void control_init(const struct mp_boot *b)
+{
+    struct mp_control *c = &mp_control_block;
+
+    memset(c, 0, sizeof(*c));
+    c->abi = MP_ABI;
+    c->size = sizeof(*c);
+    c->region_base = b->region_base;
+    c->region_len = b->region_len;
+    c->pid = g.pid;
+    c->agent_tid = g.agent_tid;
+    c->launcher_pid = b->launcher_pid;
+    c->state = MP_STATE_NEW;
+    c->heartbeat_ns = clock_ns(CLOCK_MONOTONIC);
+    store_release(&c->magic, MP_CONTROL_MAGIC);
+}
+
+/* The armed word, alone in a page that every fork wipes: a child's hooks see 0. */
+static int armed_init(void)
+{
+    long p = sys_mmap(MP_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE);
+
+    if (p < 0 && p > -4096)
+        return (int)p;
+    sys_madvise((void *)p, MP_PAGE, MADV_WIPEONFORK);
+    mem_name((void *)p, MP_PAGE, MP_ANON_NAME);
+    g.armed = (volatile uint32_t *)p;
+    return 0;
+}
+
+static int move_fd_high(int fd)
+{
+    long high = sys3(__NR_fcntl, fd, F_DUPFD_CLOEXEC, FD_FLOOR);
+
+    if (high < 0)
+        return fd;
+    sys_close(fd);
+    return (int)high;
+}
+
+static int init(struct mp_boot *b)
+{
+    const struct layout *l;
+
+    memset(&g, 0, sizeof(g));
+    g.boot = b;
+    g.sym = b->py_sym;
+    g.tid_offset = b->tid_offset;
+    g.agent_tid = sys_gettid();
+    g.pid = sys_getpid();
+    g.minor = b->py_version >> 16 & 0xff;
+    g.wake_fd = -1;
+    control_init(b);
+    if (armed_init() < 0)
+        return fail_set(MP_FAIL_MEMORY, SYS_ENOMEM, "no memory", NULL);
+    b->agent_fd = move_fd_high(b->agent_fd);
+    wire_init(b->agent_fd);
+    l = layout_find(g.minor);
+    if (!l || b->py_version >> 24 != 3)
+        return fail_set(MP_FAIL_LAYOUT, 0, "this version of Python is not known", NULL);
+    g.layout = *l;
+    g.hook = g.minor >= 12 ? MP_HOOK_MONITORING : MP_HOOK_THUNK;
+    if (tid_now() != g.agent_tid)
+        return fail_set(MP_FAIL_LAYOUT, 0, "struct pthread's tid is not where it should be", NULL);
+    g.wake_fd = sys_eventfd();
+    if (g.wake_fd >= 0)
+        g.wake_fd = move_fd_high(g.wake_fd);
+    return 0;
+}
+
+/* ---- messages ---------------------------------------------------------------------- */
+
+static void send_hello(void)
+{
+    struct mp_hello h = { MP_ABI, g.pid, g.agent_tid, g.boot->py_version };
+
+    wire_frame(MP_MSG_HELLO, 1, &h, sizeof(h), NULL, 0);
+    wire_flush(SEND_WAIT_MS);
+}
+
+static uint64_t events_all(void)
+{
+    return g.events + g.line_events + hook_quiet_count();
+}
+
+/* docs/ARCHITECTURE.md: calibrated cost per event times events, plus what the
+ * probes took. The costs are medians measured with tests/agent/bench.py. */
+static uint64_t hook_ns(void)
+{
+    uint64_t per_event = g.hook == MP_HOOK_MONITORING ? 12 : 8;
+
+    return hook_quiet_count() * 2 + (g.events + g.line_events) * per_event + g.edges * (g.cost_edge_ns + 60) +
+           g.rollup_ns;
+}
+
+static void update_control(void)
+{
+    struct mp_control *c = &mp_control_block;
+    uint64_t lost = g.lost_threads + g.lost_depth;
+    uint32_t n = load_acquire(&g.nthread);
+
+    for (uint32_t i = 0; i < n; i++)
+        lost += g.thread[i]->lost;
+    c->heartbeat_ns = clock_ns(CLOCK_MONOTONIC);
+    c->records = g.records;
+    c->lost = lost;
+    c->hook_ns = hook_ns();
+}
+
+static void send_stats(void)
+{
+    int64_t rss = meter_rss();
+    struct mp_stats s = {
+        .time_ns = clock_ns(CLOCK_MONOTONIC),
+        .records = g.records,
+        .lost = mp_control_block.lost,
+        .filtered = g.filtered,
+        .events = events_all(),
+        .hook_ns = hook_ns(),
+        .rollup_ns = g.rollup_ns,
+        .rss_bytes = rss < 0 ? 0 : (uint64_t)rss * MP_PAGE,
+        .uss_bytes = g.last_uss,
+        .peak_bytes = g.last_peak,
+        .threads = g.next_thread_id,
+        .codes = g.ncode,
+    };
+
+    wire_frame(MP_MSG_STATS, 1, &s, sizeof(s), NULL, 0);
+}
+
+static void send_bye(void)
+{
+    struct mp_bye b = {
+        .reason = bye_reason,
+        .residue = mp_control_block.residue,
+        .records = g.records,
+        .lost = mp_control_block.lost,
+        .hook_ns = mp_control_block.hook_ns,
+        .inflight = hook_inflight(),
+        .slots = g.slots_after,
+    };
+
+    if (g.fail.code)
+        wire_frame(MP_MSG_FAILED, 1, &g.fail, sizeof(g.fail), NULL, 0);
+    wire_frame(MP_MSG_BYE, 1, &b, sizeof(b), NULL, 0);
+    wire_flush(SEND_WAIT_MS);
+}
+
+/* Patterns come as bytes from outside: counts bounded, each glob ended. */
+static void take_options(const void *payload, size_t len)
+{
+    struct mp_patterns *kinds[] = { &g.opt.root, &g.opt.function, &g.opt.module, &g.opt.exclude };
+
+    memcpy(&g.opt, payload, len < sizeof(g.opt) ? len : sizeof(g.opt));
+    for (size_t k = 0; k < 4; k++) {
+        if (kinds[k]->count > MP_PATTERNS_MAX)
+            kinds[k]->count = MP_PATTERNS_MAX;
+        for (uint32_t i = 0; i < MP_PATTERNS_MAX; i++)
+            kinds[k]->glob[i][MP_PATTERN_MAX - 1] = 0;
+    }
+    if (g.opt.depth < 1 || g.opt.depth > MP_DEPTH_MAX)
+        g.opt.depth = g.opt.depth ? MP_DEPTH_MAX : MP_DEPTH_DEFAULT;
+    g.roots = g.opt.root.count > 0;
+    g.lines = g.opt.flags & MP_OPT_LINES;
+    mp_control_block.options = g.opt;
+}
+
+/* 0 when GO came; -1 when the launcher is gone, asks to leave, or says nothing. */
+static int wait_go(void)
+{
+    uint64_t end = clock_ns(CLOCK_MONOTONIC) + MP_GO_WAIT_MS * 1000000ull;
+    const void *payload;
+    unsigned type;
+    size_t len;
+
+    for (;;) {
+        int r = wire_receive(&type, &payload, &len);
+
+        if (r < 0)
+            return -1;
+        if (r > 0 && type == MP_MSG_GO && len == sizeof(struct mp_options)) {
+            take_options(payload, len);
+            return 0;
+        }
+        if (r > 0 && type == MP_MSG_DETACH)
+            return -1;
+        if (r > 0)
+            continue;
+        if (clock_ns(CLOCK_MONOTONIC) >= end || mp_control_block.detach_request)
+            return -1;
+        mp_control_block.heartbeat_ns = clock_ns(CLOCK_MONOTONIC);
+        wire_wait(50);
+    }
+}
+
+/* ---- the GIL ------------------------------------------------------------------------- */
+
+/* Memory that hooks will need, while its page faults are still nobody's. */
+static int prepare_hooks(void)
+{
+    struct mp_selftest t;
+    int err = meter_init();
+
+    if (err < 0)
+        return fail_set(MP_FAIL_PROC, -err, "/proc/self/statm can't be opened", NULL);
+    if (codes_init() || threads_init())
+        return fail_set(MP_FAIL_MEMORY, SYS_ENOMEM, "no memory", NULL);
+    meter_selftest(&t);
+    wire_frame(MP_MSG_SELFTEST, 1, &t, sizeof(t), NULL, 0);
+    wire_flush(SEND_WAIT_MS);
+    return 0;
+}
+
+static int install(void)
+{
+    int state, err;
+
+    mp_control_block.state = MP_STATE_HOOKING;
+    if (!py_initialized() || py_finalizing())
+        return fail_set(MP_FAIL_FINALIZING, 0, "the interpreter is shutting down", NULL);
+    state = py_ensure();
+    /* The wait may have been long: is anybody still interested? */
+    wire_wait(0);
+    if (wire_closed() || mp_control_block.detach_request) {
+        py_release(state);
+        return fail_set(MP_FAIL_GIL, 0, "the launcher left while the agent waited for the GIL", NULL);
+    }
+    err = hook_install();
+    if (!err)
+        threads_names();
+    py_release(state);
+    if (err)
+        return err;
+    mp_control_block.slots_before = g.slots_before;
+    mp_control_block.start_realtime_ns = clock_ns(CLOCK_REALTIME);
+    mp_control_block.state = MP_STATE_HOOKED;
+    g.slots_before.hook = g.hook;
+    wire_frame(MP_MSG_HOOKED, 1, &g.slots_before, sizeof(g.slots_before), NULL, 0);
+    wire_flush(SEND_WAIT_MS);
+    return 0;
+}
+
+/* False when the interpreter finalizes: Python is then not touched any more, and
+ * what the interpreter can reach of ours must stay. */
+static bool uninstall(void)
+{
+    int state;
+
+    hook_inert();
+    mp_control_block.state = MP_STATE_UNHOOKING;
+    if (py_finalizing())
+        return false;
+    state = py_ensure();
+    hook_uninstall();
+    py_release(state);
+    return true;
+}
+
+static void read_names(void)
+{
+    int state;
+
+    if (py_finalizing())
+        return;
+    state = py_ensure();
+    threads_names();
+    py_release(state);
+}
+
+/* ---- the loop -------------------------------------------------------------------------- */
+
+/* Why to leave now: an enum mp_bye_reason, or 0. */
+static uint32_t leave_reason(void)
+{
+    const void *payload;
+    unsigned type;
+    size_t len;
+    int r;
+
+    while ((r = wire_receive(&type, &payload, &len)) > 0)
+        if (type == MP_MSG_DETACH)
+            return MP_BYE_DETACH;
+    if (r < 0 || wire_closed())
+        return MP_BYE_LEASE;
+    if (mp_control_block.detach_request)
+        return MP_BYE_REQUEST;
+    return py_finalizing() ? MP_BYE_FINALIZE : 0;
+}
+
+/* Sleeps until the socket has news, a ring is half full, or the time is up. The
+ * order (flag, then a look at the rings by the caller's next drain) allows a wake
+ * to be missed by at most one timeout. */
+static void rest(unsigned *idle, uint64_t records_before)
+{
+    *idle = g.records == records_before ? *idle + 1 : 0;
+    __atomic_store_n(&g.sleeping, 1, __ATOMIC_SEQ_CST);
+    wire_wait(*idle > IDLE_AFTER ? IDLE_MS : ROUND_MS);
+    g.sleeping = 0;
+}
+
+/* New threads get the kernel's name first; a better one once a second. */
+static void once_a_second(uint64_t now, uint64_t *next_stats, uint32_t *named)
+{
+    if (now < *next_stats)
+        return;
+    *next_stats = now + STATS_NS;
+    threads_reap();
+    if (*named != g.next_thread_id) {
+        *named = g.next_thread_id;
+        read_names();
+    }
+    update_control();
+    send_stats();
+}
+
+static uint32_t loop(void)
+{
+    uint64_t next_stats = clock_ns(CLOCK_MONOTONIC) + STATS_NS / 4, records = 0;
+    uint32_t reason, named = 0;
+    unsigned idle = 0;
+
+    for (;;) {
+        records = g.records;
+        drain();
+        update_control();
+        once_a_second(mp_control_block.heartbeat_ns, &next_stats, &named);
+        reason = leave_reason();
+        if (reason)
+            return reason;
+        rest(&idle, records);
+    }
+}
+
+/* What rings still hold, within a bounded time. */
+static void drain_rest(void)
+{
+    uint64_t end = clock_ns(CLOCK_MONOTONIC) + SEND_WAIT_MS * 1000000ull;
+
+    while (!drain() && !wire_closed() && clock_ns(CLOCK_MONOTONIC) < end)
+        wire_flush(20);
+    update_control();
+    send_stats();
+}
+
+/* ---- leaving ------------------------------------------------------------------------------ */
+
+/* Somebody asked through the control block: let them read the account. */
+static void wait_ack(void)
+{
+    uint64_t end = clock_ns(CLOCK_MONOTONIC) + MP_ACK_WAIT_MS * 1000000ull;
+
+    while (mp_control_block.detach_request && !mp_control_block.detach_ack && clock_ns(CLOCK_MONOTONIC) < end) {
+        mp_control_block.heartbeat_ns = clock_ns(CLOCK_MONOTONIC);
+        sys_poll(NULL, 0, 5);
+    }
+}
+
+static int leave(bool python_done)
+{
+    int stays = !python_done || mp_control_block.residue & MP_RESIDUE_HELD;
+
+    mp_control_block.slots_after = g.slots_after;
+    if (!mp_control_block.residue && python_done)
+        mp_control_block.state = MP_STATE_GONE;
+    else
+        mp_control_block.state = MP_STATE_RESIDUE;
+    send_bye();
+    wait_ack();
+    sys_close(g.boot->agent_fd);
+    g.boot->agent_fd = -1;
+    sys_close(g.wake_fd);
+    if (stays)
+        return 1; /* hooks may be inside: fds and memory that they use stay with us */
+    meter_release();
+    mem_release();
+    sys_munmap((void *)g.armed, MP_PAGE);
+    return 0;
+}
+
+static int cure(void)
+{
+    int state;
+
+    if (!py_initialized() || py_finalizing()) {
+        fail_set(MP_FAIL_FINALIZING, 0, "the interpreter is shutting down", NULL);
+        bye_reason = MP_BYE_FAILED;
+        return leave(true);
+    }
+    state = py_ensure();
+    hook_cure();
+    py_release(state);
+    bye_reason = g.fail.code ? MP_BYE_FAILED : MP_BYE_CURED;
+    return leave(true);
+}
+
+int mp_agent_main(struct mp_boot *boot)
+{
+    bool python_done;
+
+    if (boot->magic != MP_BOOT_MAGIC || boot->abi != MP_ABI)
+        return 0;
+    bye_reason = MP_BYE_FAILED;
+    boot->phase = MP_PHASE_AGENT;
+    if (init(boot))
+        return leave(true);
+    send_hello();
+    if (wait_go())
+        return leave(true);
+    if (g.opt.flags & MP_OPT_CURE)
+        return cure();
+    if (prepare_hooks() || install())
+        return leave(true);
+    bye_reason = loop();
+    python_done = uninstall();
+    if (!python_done)
+        bye_reason = MP_BYE_FINALIZE;
+    drain_rest();
+    return leave(python_done);
+}

@@ -1,0 +1,223 @@
+/* Memory and time at the edges of traced calls.
+ *
+ * rss      /proc/self/statm through a kept fd (facts/kernel.md: 0.5-0.9 us)
+ * own      minor faults of this thread, getrusage(RUSAGE_THREAD); the same call
+ *          gives ru_maxrss of the process (kernel/sys.c getrusage: out_thread)
+ * uss...   /proc/self/smaps_rollup, whose cost grows with the process, under a
+ *          budget: after a reading that took t the next one is allowed after
+ *          t / share. Its time is taken out of the durations it falls into.
+ * Pages that the agent itself added are subtracted from both.
+ * Used by hooks under the GIL, and by the agent before any hook is installed. */
+#include "agent/agent.h"
+
+#define STATM_BUF 96
+#define ROLLUP_BUF 4096
+#define RSS_JUMP_PAGES 256        /* a change that deserves a rollup: 1 MiB */
+#define ROLLUP_TIMER_NS 1000000000ull
+#define SELFTEST_PAGES 20
+#define SELFTEST_ROUNDS 32
+
+static int statm_fd = -1, rollup_fd = -1;
+static uint64_t rollup_next, rollup_last; /* clock: allowed again; last read */
+static int64_t rollup_rss;                /* pages at that time */
+static char rollup_buf[ROLLUP_BUF];
+
+/* A high number, out of the way of targets that count on low ones. */
+static int fd_high(int fd)
+{
+    long high;
+
+    if (fd < 0)
+        return fd;
+    high = sys3(__NR_fcntl, fd, F_DUPFD_CLOEXEC, 512);
+    if (high < 0)
+        return fd;
+    sys_close(fd);
+    return (int)high;
+}
+
+int meter_init(void)
+{
+    statm_fd = fd_high(sys_open_read("/proc/self/statm"));
+    if (statm_fd < 0)
+        return statm_fd;
+    if (!(g.opt.flags & MP_OPT_NO_ROLLUP))
+        rollup_fd = fd_high(sys_open_read("/proc/self/smaps_rollup"));
+    rollup_next = rollup_last = 0;
+    return 0;
+}
+
+void meter_release(void)
+{
+    sys_close(statm_fd);
+    sys_close(rollup_fd);
+    statm_fd = rollup_fd = -1;
+}
+
+uint64_t clock_ns(int clock)
+{
+    struct sys_timespec ts = { 0, 0 };
+
+    ((int (*)(int, struct sys_timespec *))(uintptr_t)g.boot->fn_clock_gettime)(clock, &ts);
+    return (uint64_t)ts.sec * 1000000000ull + (uint64_t)ts.nsec;
+}
+
+/* "size resident ...": the second number, in pages. */
+int64_t meter_rss(void)
+{
+    char buf[STATM_BUF];
+    long n = sys_pread(statm_fd, buf, sizeof(buf), 0);
+    const char *p = buf, *end = buf + n;
+
+    if (n <= 0)
+        return -1;
+    parse_dec(&p, end);
+    p++;
+    return p < end ? (int64_t)parse_dec(&p, end) : -1;
+}
+
+static void probe(struct thread *th, struct reading *r)
+{
+    struct sys_rusage ru;
+
+    r->has_own = sys_rusage_thread(&ru) == 0;
+    r->faults = r->has_own ? (uint64_t)ru.minflt - th->self_faults : 0;
+    r->peak = r->has_own ? (uint64_t)ru.maxrss * 1024 : 0;
+    g.last_peak = r->peak;
+    r->rss = meter_rss();
+    r->has_rss = r->rss >= 0;
+    r->rss -= g.self_pages;
+    g.edges++;
+}
+
+void meter_entry(struct thread *th, struct reading *r)
+{
+    probe(th, r);
+    r->time = clock_ns(CLOCK_MONOTONIC);
+}
+
+void meter_exit(struct thread *th, struct reading *r)
+{
+    r->time = clock_ns(CLOCK_MONOTONIC);
+    probe(th, r);
+}
+
+bool rollup_due(uint64_t now)
+{
+    return rollup_fd >= 0 && g.opt.rollup_budget_ppm && now >= rollup_next;
+}
+
+bool rollup_wanted(uint64_t now, int64_t rss, const struct code *code)
+{
+    int64_t change = rss - rollup_rss;
+
+    if (!rollup_due(now))
+        return false;
+    return !(code->flags & CODE_USS_SEEN) || change >= RSS_JUMP_PAGES || -change >= RSS_JUMP_PAGES ||
+           now - rollup_last >= ROLLUP_TIMER_NS;
+}
+
+/* Lines "Name:   123 kB". */
+static void rollup_parse(const char *p, const char *end, struct rollup *ret)
+{
+    static const struct {
+        const char *name;
+        bool swap;
+    } fields[] = { { "Private_Clean:", 0 }, { "Private_Dirty:", 0 }, { "Private_Hugetlb:", 0 }, { "Swap:", 1 } };
+
+    ret->uss = ret->swap = 0;
+    while (p < end) {
+        for (size_t i = 0; i < 4; i++) {
+            size_t n = strlen(fields[i].name);
+
+            if ((size_t)(end - p) > n && !memcmp(p, fields[i].name, n)) {
+                p += n;
+                while (p < end && *p == ' ')
+                    p++;
+                *(fields[i].swap ? &ret->swap : &ret->uss) += parse_dec(&p, end) * 1024;
+                break;
+            }
+        }
+        while (p < end && *p++ != '\n')
+            ;
+    }
+}
+
+bool meter_rollup(struct thread *th, unsigned times, struct rollup *ret)
+{
+    uint64_t start = clock_ns(CLOCK_MONOTONIC), cost, now;
+    long n;
+
+    if (rollup_fd < 0)
+        return false;
+    n = sys_pread(rollup_fd, rollup_buf, sizeof(rollup_buf), 0);
+    if (n <= 0)
+        return false;
+    rollup_parse(rollup_buf, rollup_buf + n, ret);
+    now = clock_ns(CLOCK_MONOTONIC);
+    cost = now - start;
+    if (th)
+        th->probe_ns += cost;
+    g.rollup_ns += cost;
+    g.last_uss = ret->uss;
+    rollup_last = now;
+    rollup_rss = meter_rss() - g.self_pages;
+    if (g.opt.rollup_budget_ppm)
+        rollup_next = now + times * cost * 1000000 / g.opt.rollup_budget_ppm;
+    return true;
+}
+
+/* The mean of a few runs of each probe. */
+static void measure_costs(struct mp_selftest *t)
+{
+    struct sys_rusage ru;
+    struct rollup roll;
+    uint64_t t0 = clock_ns(CLOCK_MONOTONIC), t1, t2, t3;
+
+    for (int i = 0; i < SELFTEST_ROUNDS; i++)
+        meter_rss();
+    t1 = clock_ns(CLOCK_MONOTONIC);
+    for (int i = 0; i < SELFTEST_ROUNDS; i++)
+        sys_rusage_thread(&ru);
+    t2 = clock_ns(CLOCK_MONOTONIC);
+    for (int i = 0; i < SELFTEST_ROUNDS; i++)
+        clock_ns(CLOCK_MONOTONIC);
+    t3 = clock_ns(CLOCK_MONOTONIC);
+    t->statm_ns = (t1 - t0) / SELFTEST_ROUNDS;
+    t->rusage_ns = (t2 - t1) / SELFTEST_ROUNDS;
+    t->clock_ns = (t3 - t2) / SELFTEST_ROUNDS;
+    if (meter_rollup(NULL, 1, &roll)) {
+        t->rollup_ns = clock_ns(CLOCK_MONOTONIC) - t3;
+        t->flags |= MP_SELF_ROLLUP;
+    }
+    rollup_next = rollup_last = 0; /* this reading is not charged */
+    g.rollup_ns = 0;
+    g.cost_edge_ns = t->statm_ns + t->rusage_ns + t->clock_ns;
+}
+
+/* Touches pages of a fresh mapping: by how much do the two counters move? */
+void meter_selftest(struct mp_selftest *t)
+{
+    size_t len = SELFTEST_PAGES * MP_PAGE;
+    long p = sys_mmap(len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+    struct sys_rusage before, after;
+    int64_t rss0, rss1;
+
+    memset(t, 0, sizeof(*t));
+    t->page_size = MP_PAGE;
+    measure_costs(t);
+    if (p < 0 && p > -4096)
+        return;
+    rss0 = meter_rss();
+    sys_rusage_thread(&before);
+    for (size_t i = 0; i < len; i += MP_PAGE)
+        *((volatile char *)p + i) = 1;
+    sys_rusage_thread(&after);
+    rss1 = meter_rss();
+    t->pages_touched = SELFTEST_PAGES;
+    t->statm_error = (int32_t)(rss1 - rss0 - SELFTEST_PAGES);
+    t->minflt_error = (int32_t)(after.minflt - before.minflt - SELFTEST_PAGES);
+    t->flags |= rss0 >= 0 && rss1 >= 0 ? MP_SELF_STATM : 0;
+    t->flags |= t->statm_error > 256 ? MP_SELF_THP : 0;
+    sys_munmap((void *)p, len);
+}

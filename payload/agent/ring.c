@@ -1,0 +1,38 @@
+/* The ring of a thread: single producer (a hook on that thread, under the GIL),
+ * single consumer (the agent). head and tail only grow; a record's place is its
+ * number modulo MP_RING_RECORDS. The producer never waits: no room, one lost. */
+#include "agent/agent.h"
+
+struct mp_record *ring_reserve(struct thread *th)
+{
+    struct mp_record *r;
+
+    if (unlikely(th->head - th->tail_seen >= MP_RING_RECORDS)) {
+        th->tail_seen = load_acquire(&th->tail);
+        if (th->head - th->tail_seen >= MP_RING_RECORDS) {
+            th->lost++;
+            return NULL;
+        }
+    }
+    r = &th->ring[th->head % MP_RING_RECORDS];
+    thread_touch(th, r);
+    thread_touch(th, (const char *)(r + 1) - 1);
+    return r;
+}
+
+void ring_commit(struct thread *th)
+{
+    uint64_t one = 1;
+
+    store_release(&th->head, th->head + 1);
+    g.records++;
+    /* Half full and the agent asleep: wake it. tail_seen is old, so this looks
+     * at the true tail once every half ring at most. */
+    if (unlikely(th->head - th->tail_seen >= MP_RING_RECORDS / 2) && g.sleeping) {
+        th->tail_seen = load_acquire(&th->tail);
+        if (th->head - th->tail_seen >= MP_RING_RECORDS / 2) {
+            g.sleeping = 0;
+            sys_write(g.wake_fd, &one, sizeof(one));
+        }
+    }
+}

@@ -1,0 +1,169 @@
+/* Threads of the target and their rings.
+ *
+ *            hook, first event            agent: tid gone        agent: ring sent
+ *   EMPTY ---------------------> LIVE -------------------> EXITED -------------> FREE
+ *                                  ^                                               |
+ *                                  +------------ hook, for another thread ---------+
+ *
+ * Hooks find a thread by the tid in its TCB (one load), in a hash that only
+ * hooks change, under the GIL. A kernel tid that comes back is told by the TCB's
+ * address and by the state; ids on the wire never come back. */
+#include "agent/python.h"
+
+#define BUCKETS 1024u
+
+static struct thread *buckets[BUCKETS];
+
+int threads_init(void)
+{
+    memset(buckets, 0, sizeof(buckets));
+    return 0;
+}
+
+static void unlink_thread(struct thread *th)
+{
+    struct thread **at = &buckets[(uint32_t)th->tid % BUCKETS];
+
+    while (*at && *at != th)
+        at = &(*at)->hnext;
+    if (*at)
+        *at = th->hnext;
+}
+
+static struct thread *take_free(void)
+{
+    if (!__atomic_load_n(&g.free_slots, __ATOMIC_RELAXED))
+        return NULL;
+    for (uint32_t i = 0; i < g.nthread; i++)
+        if (load_acquire(&g.thread[i]->state) == THREAD_FREE) {
+            __atomic_fetch_sub(&g.free_slots, 1, __ATOMIC_RELAXED);
+            unlink_thread(g.thread[i]);
+            return g.thread[i];
+        }
+    return NULL;
+}
+
+static struct thread *take_new(void)
+{
+    struct thread *th;
+
+    if (g.nthread >= MP_THREADS_MAX || !(th = mem_map(sizeof(*th), false)))
+        return NULL;
+    th->touched = 1; /* mem_map wrote to the first page, and counted it */
+    g.thread[g.nthread] = th;
+    store_release(&g.nthread, g.nthread + 1);
+    return th;
+}
+
+static void thread_reset(struct thread *th, int32_t tid)
+{
+    th->tid = tid;
+    th->tcb = tcb_now();
+    th->skip = g.opt.thread && g.opt.thread != tid;
+    th->fresh = true;
+    th->pre_root = th->in_root = th->armed = th->lines_busy = false;
+    th->top_frame = NULL;
+    th->top_sp = 0;
+    th->top_abs = DEPTH_NONE;
+    th->depth = 0;
+    th->nshadow = 0;
+    th->self_faults = th->probe_ns = th->line_faults = 0;
+    th->renamed = false;
+    th->name_len = 0;
+    /* The thunk's depth under --root is the distance to it; monitoring's needs one first. */
+    thread_set_base(th, g.roots && g.hook == MP_HOOK_MONITORING ? DEPTH_NONE : 0);
+}
+
+struct thread *thread_find(int32_t tid)
+{
+    const void *tcb = tcb_now();
+    struct thread *th;
+
+    if (tid == g.agent_tid)
+        return NULL;
+    for (th = buckets[(uint32_t)tid % BUCKETS]; th; th = th->hnext)
+        if (th->tid == tid && th->tcb == tcb && load_acquire(&th->state) == THREAD_LIVE)
+            return g.cur = th;
+    th = take_free();
+    if (!th)
+        th = take_new();
+    if (!th) {
+        g.lost_threads++;
+        return NULL;
+    }
+    thread_reset(th, tid);
+    th->id = ++g.next_thread_id;
+    th->hnext = buckets[(uint32_t)tid % BUCKETS];
+    buckets[(uint32_t)tid % BUCKETS] = th;
+    mp_control_block.threads = th->id;
+    store_release(&th->state, THREAD_LIVE);
+    return g.cur = th;
+}
+
+void threads_reap(void)
+{
+    uint32_t n = load_acquire(&g.nthread);
+
+    for (uint32_t i = 0; i < n; i++) {
+        struct thread *th = g.thread[i];
+        uint32_t state = load_acquire(&th->state);
+
+        if (state == THREAD_LIVE && sys_tgkill(g.pid, th->tid, 0) == -SYS_ESRCH)
+            store_release(&th->state, THREAD_EXITED);
+        else if (state == THREAD_EXITED && th->tail == load_acquire(&th->head) && th->announced_id == th->id &&
+                 th->lost == th->lost_sent) {
+            store_release(&th->state, THREAD_FREE);
+            __atomic_fetch_add(&g.free_slots, 1, __ATOMIC_RELAXED);
+        }
+    }
+}
+
+static struct thread *by_ident(unsigned long ident)
+{
+    for (uint32_t i = 0; i < g.nthread; i++)
+        if (g.thread[i]->state == THREAD_LIVE && (unsigned long)(uintptr_t)g.thread[i]->tcb == ident)
+            return g.thread[i];
+    return NULL;
+}
+
+/* Thread._name of one threading.Thread, read from its __dict__ so that no
+ * property or __getattr__ of a subclass runs. */
+static void read_name(struct thread *th, PyObj *py)
+{
+    PyObj *dict = py_getattr(py, "__dict__");
+    PyObj *name = dict && py_type(dict) == PY_DICT_TYPE ? py_dict_get(dict, "_name") : NULL;
+    bool cut;
+
+    if (name && py_type(name) == PY_STR_TYPE) {
+        th->name_len = (uint16_t)py_str_copy(name, th->name, MP_THREAD_NAME_MAX, false, &cut);
+        th->renamed = true; /* drain tells it, as the better name */
+    }
+    py_error_clear();
+    if (dict)
+        py_decref(dict);
+}
+
+/* threading._active maps a thread's ident, which on glibc is its pthread_t, the
+ * address of its TCB, to its Thread object. */
+void threads_names(void)
+{
+    PyObj *module = py_module("threading");
+    PyObj *active = module ? py_getattr(module, "_active") : NULL;
+    PyObj *key, *value;
+    int64_t pos = 0;
+
+    if (active && py_type(active) == PY_DICT_TYPE)
+        while (PY(PyDict_Next, int (*)(PyObj *, int64_t *, PyObj **, PyObj **))(active, &pos, &key, &value)) {
+            unsigned long ident = PY(PyLong_AsUnsignedLong, unsigned long (*)(PyObj *))(key);
+            struct thread *th = by_ident(ident);
+
+            if (th && !th->renamed) {
+                py_incref(value);
+                read_name(th, value);
+                py_decref(value);
+            }
+        }
+    py_error_clear();
+    if (active)
+        py_decref(active);
+}

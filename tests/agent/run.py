@@ -1,0 +1,299 @@
+#!/usr/bin/env python3
+"""Tests the agent inside each CPython found, without injection.
+
+    tests/agent/run.py [AGENT_SO] [--only VERSION] [--test NAME]
+
+Prints one line a failure and `N passed, N failed` at the end."""
+import argparse
+import glob
+import json
+import os
+import re
+import select
+import socket
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+import wire  # noqa: E402
+
+TESTS = []
+
+
+def test(scenario=None, since=(3, 6), before=(3, 99), **options):
+    def add(f):
+        TESTS.append((f.__name__, scenario or f.__name__, f, since, before, options))
+        return f
+    return add
+
+
+class Run:
+    """One interpreter, one scenario, from start to exit."""
+
+    def __init__(self, python, agent, scenario, options, lease=False, detach=True):
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        self.session = s = wire.Session()
+        self.child = subprocess.Popen([python, "-u", os.path.join(HERE, "host.py"), agent, str(theirs.fileno()), scenario],
+                                      pass_fds=[theirs.fileno()], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                      stderr=subprocess.PIPE)
+        theirs.close()
+        ours.sendall(wire.go(**options))
+        self.first = self.second = None
+        out, end, asked = b"", time.time() + 40, False
+        fds = {ours.fileno(): ours, self.child.stdout.fileno(): self.child.stdout}
+        while fds and time.time() < end:
+            for fd in select.select(list(fds), [], [], 1)[0]:
+                try:
+                    data = os.read(fd, 1 << 18)
+                except ConnectionError:
+                    data = b""
+                if not data:
+                    del fds[fd]
+                elif fd == ours.fileno():
+                    s.feed(data)
+                else:
+                    out += data
+            lines = out.decode().split("\n")[:-1]
+            lines = [json.loads(x) for x in lines if x.startswith("{")]
+            if lines and not asked:
+                asked = True
+                self.first = lines[0]
+                if lease:
+                    ours.close()
+                    fds.pop(ours.fileno(), None)
+                    fds = {f: o for f, o in fds.items() if f != -1 and o is not ours}
+                elif s.bye is None:
+                    ours.sendall(wire.frame(wire.DETACH))
+                self.child.stdin.write(b"go\n")
+                self.child.stdin.flush()
+            if len(lines) > 1:
+                self.second = lines[1]
+        if time.time() >= end:
+            self.child.kill()
+        self.stderr = self.child.stderr.read().decode(errors="replace")
+        self.status = self.child.wait()
+
+    def clean(self, residue=0):
+        s, f = self.session, self.second
+        assert self.status == 0, "exit %d: %s" % (self.status, self.stderr[-600:])
+        assert f, "no account: " + self.stderr[-600:]
+        assert f["ret"] == 0 and f["state"] == (5 if residue else 4), f
+        assert f["work"] == 20 * 144
+        assert s.bye, "no BYE"
+        assert s.bye.residue == residue, s.bye
+        assert f["fds"] == 0, "descriptors left: %r" % f["fds"]
+        if not residue:
+            assert not f["maps"], "mappings left: %r" % f["maps"]
+        if s.hooked:
+            for k in "eval profile trace tools".split():
+                assert s.bye.slots[k] == s.hooked[k], (k, s.hooked, s.bye.slots)
+
+
+def check_basic(run, **kw):
+    s = run.session
+    assert s.failed is None, s.failed
+    assert run.first and run.first["hooked"], run.stderr[-600:]
+    assert s.order[:3] == [wire.HELLO, wire.SELFTEST, wire.HOOKED] and s.order[-1] == wire.BYE
+    assert s.bye.reason == 1 and s.bye.records == len(s.records) + s.lost, (s.bye, len(s.records), s.lost)
+    assert s.lost == 0
+    run.clean(**kw)
+
+
+@test()
+def growth(run):
+    check_basic(run)
+    s = run.session
+    assert s.selftest.minflt_error == 0 and s.selftest.flags & 3 == 3, s.selftest
+    g, m, i = s.calls("grower"), s.calls("middle"), s.calls("idle")
+    assert (len(g), len(m), len(i)) == (10, 10, 10), (len(g), len(m), len(i))
+    assert {r.depth for r in m} | {r.depth for r in i} == {g[0].depth - 1}, "depths"
+    for r in g[1:]:
+        assert 100 <= r.own <= 102, r
+        assert 100 + s.selftest.statm_error <= r.rss_delta <= 104, r
+    for r in i[1:]:
+        assert r.own == 0 and r.rss_delta == 0, r
+    for r in s.calls():
+        assert r.flags & (wire.HAS_RSS | wire.HAS_OWN | wire.HAS_PEAK) == 19 and not r.flags & wire.RAISED, r
+        assert r.dur < 10**9 and r.peak >= r.rss * 4096
+    main = s.threads[g[0].thread]
+    assert main.flags & 1 and main.name == "MainThread", main
+    c = s.codes[g[0].code]
+    assert c.file.endswith("scenarios.py") and c.module == "scenarios" and c.line > 10 and c.name == "grower"
+
+
+@test("growth", ppm=100000000)
+def growth_uss(run):
+    check_basic(run)
+    g = run.session.calls("grower")
+    assert g[0].flags & (wire.HAS_USS | wire.HAS_USS_DELTA) == 12 and abs(g[0].uss_delta - 409600) < 65536, g[0]
+    assert all(409600 - 65536 < r.uss_delta < 480000 for r in g if r.flags & wire.HAS_USS_DELTA)
+    assert run.session.stats[-1].rollup_ns > 0
+
+
+@test("growth", ppm=100000000, flags=wire.OPT_NO_ROLLUP)
+def growth_no_rollup(run):
+    check_basic(run)
+    assert not any(r.flags & wire.HAS_USS for r in run.session.records) and not run.session.selftest.flags & 2
+
+
+@test("growth", depth=1)
+def growth_depth1(run):
+    check_basic(run)
+    # the scenario itself runs at base + 1
+    assert not run.session.calls("grower") and not run.session.calls("middle")
+
+
+@test("growth", root=["middle"], depth=1)
+def growth_root(run):
+    check_basic(run)
+    s = run.session
+    assert [r.depth for r in s.calls("middle")] == [0] * 10
+    assert [r.depth for r in s.calls("grower")] == [1] * 10
+    assert not s.calls("idle") and len(s.records) == 20, {r.name for r in s.records}
+    assert s.codes[s.calls("middle")[0].code].flags & 2
+
+
+@test("growth", root=["growth"], depth=5, function=["gro*"], exclude=["mid*"])
+def growth_scope(run):
+    check_basic(run)
+    s = run.session
+    assert {r.name for r in s.records} == {"growth", "grower"}, {r.name for r in s.records}
+    assert {r.depth for r in s.calls("grower")} == {2}
+
+
+@test("growth", depth=5, module=["scenarios"], min_bytes=100000)
+def growth_min_bytes(run):
+    check_basic(run)
+    s = run.session
+    assert {r.name for r in s.records} == {"growth", "grower", "middle"}, {r.name for r in s.records}
+    assert s.stats[-1].filtered >= 10
+
+
+@test("deep", root=["level"], depth=2)
+def deep_root(run):
+    check_basic(run)
+    assert len(run.session.records) == 5 * 31 and {r.depth for r in run.session.records} == {0}
+
+
+@test("deep", root=["deep"], depth=4)
+def deep(run):
+    check_basic(run)
+    s = run.session
+    assert sorted(r.depth for r in s.records) == sorted([0] + [1, 2, 3, 4] * 5)
+
+
+@test("kinds", root=["kinds"], depth=6)
+def kinds(run):
+    check_basic(run)
+    s = run.session
+    assert {r.depth for r in s.calls("catcher")} == {1} and {r.depth for r in s.calls("raiser")} == {2}
+    assert all(r.flags & wire.RAISED for r in s.calls("raiser")) and len(s.calls("raiser")) == 20
+    assert {r.depth for r in s.calls("idle")} == {1}
+    runs = [r for r in s.calls("gen") if r.depth == 2]
+    assert len(runs) >= 20 * 5 and all(s.codes[r.code].flags & 1 for r in runs)
+    assert len(s.calls("fib")) == 20 * 25, len(s.calls("fib"))
+    assert max(r.depth for r in s.calls("fib")) == 6
+
+
+@test("asyncs", root=["asyncs"], depth=30)
+def asyncs(run):
+    check_basic(run)
+    s = run.session
+    assert {r.depth for r in s.calls("idle")} == {1}, {r.depth for r in s.calls("idle")}
+    leaf, job = {r.depth for r in s.calls("leaf")}, {r.depth for r in s.calls("job")}
+    assert len(s.calls("leaf")) == 60 and leaf and job and min(leaf) > min(job), (leaf, job)
+
+
+@test()
+def threads(run):
+    check_basic(run)
+    s = run.session
+    tasks = s.calls("worker_task")
+    assert len(tasks) == 26 and len({r.thread for r in tasks}) == 25, len(tasks)
+    for r in tasks:
+        assert r.depth == (1 if "namé" not in s.threads[r.thread].name else 2), (r, s.threads[r.thread])
+    own = sorted(r.own for r in s.calls("grower"))
+    want = sorted([10 + i for i in range(8)] * 3 + [5, 6])
+    assert all(a <= b <= a + 3 for a, b in zip(want, own)), own
+    assert any(t.name == "namé-\ufffdx" for t in s.threads.values()), [t.name for t in s.threads.values()]
+
+
+@test(root=["churn"], depth=2)
+def churn(run):
+    check_basic(run)
+    s = run.session
+    calls = [r for r in s.calls() if r.name.startswith("f_")]
+    assert len(calls) == 400
+    for i, r in enumerate(calls):
+        c = s.codes[r.code]
+        assert c.name == "f_%d" % (i % 100) and c.file == "<churn %d>" % (i % 100) and c.module == "churn", (i, c)
+    assert len([c for c in s.codes.values() if c.name.startswith("f_")]) == 100
+
+
+@test(depth=5)
+def forks(run):
+    check_basic(run)
+    assert run.first["result"] == [7, 7, 7], run.first
+
+
+@test(depth=2, min_time=10**9)
+def busy(run):
+    check_basic(run)
+    assert run.session.stats[-1].events > 1000
+
+
+@test()
+def held(run):
+    s = run.session
+    check_basic(run, residue=0 if run.minor >= 12 else 1)
+    if run.minor < 12:
+        assert s.bye.inflight > 0 and any("mempulse" in m or "r-x" in m for m in run.second["maps"] + ["r-x"])
+
+
+@test("nothing")
+def detach(run):
+    check_basic(run)
+
+
+def main():
+    ap = argparse.ArgumentParser()
+    ap.add_argument("agent", nargs="?", default=os.path.join(HERE, "../../build/agent.so"))
+    ap.add_argument("--only")
+    ap.add_argument("--test")
+    args = ap.parse_args()
+    pythons = sorted(glob.glob(os.path.expanduser("~/.pyenv/versions/3.*/bin/python3")),
+                     key=lambda p: int(re.search(r"/3\.(\d+)", p).group(1)))
+    if os.path.exists("/usr/bin/python3.11"):
+        pythons.append("/usr/bin/python3.11")
+    passed = failed = 0
+    for python in pythons:
+        version = re.search(r"3\.(\d+)", python.replace("python3.", "3."))
+        minor = int(version.group(1))
+        if args.only and args.only not in python:
+            continue
+        start, bad = time.time(), 0
+        for name, scenario, check, since, before, options in TESTS:
+            if not since <= (3, minor) < before or (args.test and args.test != name):
+                continue
+            try:
+                options = dict(options)
+                run = Run(python, os.path.abspath(args.agent), scenario, options, lease=options.pop("lease", False))
+                run.minor = minor
+                check(run)
+                passed += 1
+            except Exception as e:
+                failed, bad = failed + 1, bad + 1
+                where = e.__traceback__
+                while where.tb_next:
+                    where = where.tb_next
+                print("FAIL %s %s (line %d): %s: %s" % (python, name, where.tb_lineno, type(e).__name__, str(e)[:500]))
+        print("%-45s %s in %.1f s" % (python, "%d failed" % bad if bad else "ok", time.time() - start))
+    print("%d passed, %d failed" % (passed, failed))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,273 @@
+"""What the process under test does while the agent is in it. Runs on 3.6 and later."""
+import gc
+import mmap
+import sys
+import threading
+
+PAGE = 4096
+keep = []
+
+
+def fib(n):
+    return n if n < 2 else fib(n - 1) + fib(n - 2)
+
+
+# -- growth: known bytes in a known function -----------------------------------
+
+def grower(pages):
+    m = mmap.mmap(-1, pages * PAGE)
+    for i in range(pages):
+        m[i * PAGE] = 1
+    keep.append(m)
+
+
+def middle(pages):
+    grower(pages)
+
+
+def idle(pages):
+    return pages
+
+
+def growth(agent, before):
+    for i in range(10):
+        middle(100)
+        idle(100)
+    return None
+
+
+# -- deep: nothing deeper than the depth may be seen -----------------------------
+
+def level(n, depth=[0]):
+    if n:
+        level(n - 1)
+    return n
+
+
+def deep(agent, before):
+    for i in range(5):
+        level(30)
+
+
+# -- recursion, exceptions, generators ----------------------------------------------
+
+class Boom(Exception):
+    pass
+
+
+def raiser():
+    raise Boom()
+
+
+def catcher():
+    try:
+        raiser()
+    except Boom:
+        return 1
+
+
+def gen(n):
+    for i in range(n):
+        yield i
+
+
+def consume(n):
+    return sum(gen(n))
+
+
+def thrower():
+    g = gen(5)
+    next(g)
+    try:
+        g.throw(Boom())
+    except Boom:
+        pass
+    h = gen(5)
+    next(h)
+    h.close()
+    del h
+
+
+def kinds(agent, before):
+    for i in range(20):
+        catcher()
+        consume(4)
+        thrower()
+        fib(6)
+    idle(1)
+
+
+# -- asyncio ---------------------------------------------------------------------------
+
+def asyncs(agent, before):
+    import asyncio
+
+    async def leaf(n):
+        await asyncio.sleep(0)
+        return n
+
+    async def job(n):
+        return sum([await leaf(i) for i in range(n)])
+
+    async def everything():
+        return await asyncio.gather(*[job(3) for _ in range(10)])
+
+    loop = asyncio.new_event_loop()
+    out = loop.run_until_complete(everything())
+    loop.close()
+    idle(2)
+    return out
+
+
+# -- threads -----------------------------------------------------------------------------
+
+def worker_task(n):
+    grower(n)
+
+
+def threads(agent, before):
+    for k in range(3):
+        ts = [threading.Thread(target=worker_task, args=(10 + i,), name="worker-%d-%d" % (k, i)) for i in range(8)]
+        for t in ts:
+            t.start()
+        for t in ts:
+            t.join()
+    ev = threading.Event()
+
+    def long_lived():
+        worker_task(5)
+        ev.wait(1.6)
+        worker_task(6)
+    t = threading.Thread(target=long_lived, name="namé-\udc80x")
+    t.start()
+    t.join()
+
+
+# -- code objects that die and whose addresses come back -----------------------------------
+
+def churn(agent, before):
+    for i in range(400):
+        ns = {"__name__": "churn"}
+        exec(compile("def f_%d():\n  return %d\nf_%d()" % (i % 100, i, i % 100), "<churn %d>" % (i % 100), "exec"), ns)
+        del ns
+        if i % 50 == 0:
+            gc.collect()
+    assert sys.getrecursionlimit()
+
+
+# -- fork: the child's hooks are inert ---------------------------------------------------------
+
+def forks(agent, before):
+    import os
+    out = []
+    for i in range(3):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                ok = fib(10) == 55 and consume(4) == 6 and catcher() == 1
+                os._exit(7 if ok else 1)
+            except BaseException:
+                os._exit(2)
+        out.append(os.WEXITSTATUS(os.waitpid(pid, 0)[1]))
+        idle(3)
+    return out
+
+
+# -- busy threads while the hook comes and goes -----------------------------------------------
+
+stop = False
+
+
+def spin():
+    while not stop:
+        fib(8)
+        consume(5)
+        catcher()
+
+
+def busy_before(agent):
+    ts = [threading.Thread(target=spin, daemon=True) for _ in range(4)]
+    for t in ts:
+        t.start()
+    return ts
+
+
+def busy(agent, before):
+    import time
+    time.sleep(0.2)
+
+
+def busy_after(agent, before):
+    global stop
+    fib(10)
+    stop = True
+    for t in before:
+        t.join()
+
+
+# -- line events --------------------------------------------------------------------------------
+
+def lined(n):
+    a = []
+    for i in range(n):
+        a.append(i)
+    grower(50)
+    return a
+
+
+def lines(agent, before):
+    for i in range(3):
+        lined(4)
+    catcher()
+    consume(3)
+    return lined.__code__.co_firstlineno
+
+
+# -- in the middle of things ------------------------------------------------------------------------
+
+def held(agent, before):
+    """A frame that was entered through the hook is still running at the unhook."""
+    ev = threading.Event()
+    started = threading.Event()
+
+    def parked():
+        started.set()
+        ev.wait()
+    t = threading.Thread(target=parked, daemon=True)
+    t.start()
+    started.wait()
+    keep.append((ev, t))
+
+
+def held_after(agent, before):
+    ev, t = keep.pop()
+    ev.set()
+    t.join()
+    return fib(10)
+
+
+def traced_before(agent):
+    sys.settrace(lambda *a: None)
+
+
+def traced(agent, before):
+    pass
+
+
+def traced_after(agent, before):
+    sys.settrace(None)
+
+
+def audited_before(agent):
+    def hook(event, args):
+        if event == "sys.monitoring.register_callback":
+            raise RuntimeError("not here")
+    sys.addaudithook(hook)
+
+
+def audited(agent, before):
+    pass
+
+
+def nothing(agent, before):
+    idle(1)
