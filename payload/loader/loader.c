@@ -1,0 +1,443 @@
+/* The loader: the first and the last code of ours in a target. Position
+ * independent, no libc of its own, no data; everything it knows is in the boot
+ * block, and its own notes stand at the end of the boot pages.
+ *
+ *   raw thread   made by the launcher's clone(2); unknown to libc. Descriptors,
+ *                rendezvous, the launcher's byte, pthread_create; then it ends.
+ *   worker       a true pthread: dlopen, the agent, dlclose; then it ends.
+ *   reaper       made by the worker's clone(2): waits until the worker is gone,
+ *                unmaps the region, ends.
+ *
+ * All signals stay blocked in all three, but for the two that libc uses itself:
+ * setuid(2) in the target waits for every pthread to take SIGSETXID. */
+#include <stddef.h>
+#include <stdint.h>
+
+#include "boot.h"
+#include "control.h"
+#include "limits.h"
+#include "loader/offsets.h"
+
+_Static_assert(LOADER_BOOT_OFF == MP_BOOT_OFF, "offsets.h");
+_Static_assert(LOADER_REGION_SIZE == MP_REGION_SIZE, "offsets.h");
+_Static_assert(LOADER_BOOT_EXIT_GADGET == offsetof(struct mp_boot, exit_gadget), "offsets.h");
+
+enum { /* arch/x86/entry/syscalls/syscall_64.tbl */
+    NR_read = 0, NR_close = 3, NR_poll = 7, NR_mincore = 27, NR_rt_sigprocmask = 14, NR_getpid = 39,
+    NR_shutdown = 48, NR_socketpair = 53, NR_fcntl = 72, NR_prctl = 157, NR_gettid = 186,
+    NR_futex = 202, NR_clock_gettime = 228, NR_tgkill = 234, NR_memfd_create = 319
+};
+
+enum { EINTR_ = 4, EAGAIN_ = 11, EINVAL_ = 22, ESRCH_ = 3 };
+
+#define CLONE_RAW 0x50f00u /* VM | FS | FILES | SIGHAND | THREAD | SYSVSEM, as of linux/sched.h */
+_Static_assert(CLONE_RAW == (0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000), "clone flags");
+
+#define FD_MIN 512           /* ours lie above what a program counts on being free */
+#define REAP_WAIT_MS 30000u  /* for the worker to end after it has returned */
+#define LIBC_SIGNALS (3ull << 31) /* 32 and 33: SIGCANCEL and SIGSETXID */
+
+/* The loader's own notes: the last bytes of the boot pages. */
+struct notes {
+    volatile uint32_t inherit; /* futex: 0 until the raw thread has left its malloc state behind */
+    uint32_t pad;
+    uint64_t *worker_tid_word; /* glibc's tid of the worker, which the kernel zeroes at its end */
+    uint64_t attr[8];          /* pthread_attr_t, 56 bytes */
+};
+_Static_assert(sizeof(struct mp_boot) + sizeof(struct notes) <= MP_BOOT_SIZE, "boot pages are full");
+
+/* start.S */
+__attribute__((visibility("hidden"), noreturn)) void loader_leave(uint64_t region, uint64_t len, uint64_t gadget);
+__attribute__((visibility("hidden"))) long loader_clone(uint64_t flags, void *stack, void (*fn)(void *), void *arg);
+__attribute__((noreturn, used)) void loader_raw(struct mp_boot *boot);
+
+static long sys6(long nr, long a, long b, long c, long d, long e, long f)
+{
+    long r;
+    register long r10 __asm__("r10") = d;
+    register long r8 __asm__("r8") = e;
+    register long r9 __asm__("r9") = f;
+    __asm__ volatile("syscall"
+                     : "=a"(r)
+                     : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                     : "rcx", "r11", "memory");
+    return r;
+}
+
+static long sys4(long nr, long a, long b, long c, long d)
+{
+    return sys6(nr, a, b, c, d, 0, 0);
+}
+
+static struct notes *notes_of(struct mp_boot *b)
+{
+    return (struct notes *)((unsigned char *)b + MP_BOOT_SIZE - sizeof(struct notes));
+}
+
+static uint64_t now_ms(void)
+{
+    int64_t ts[2];
+    sys4(NR_clock_gettime, 1 /* CLOCK_MONOTONIC */, (long)ts, 0, 0);
+    return (uint64_t)ts[0] * 1000 + (uint64_t)ts[1] / 1000000;
+}
+
+static void set_phase(struct mp_boot *b, enum mp_phase phase)
+{
+    __atomic_store_n(&b->phase, (uint32_t)phase, __ATOMIC_RELEASE);
+}
+
+/* The first failure is the one that is told. */
+static void fail(struct mp_boot *b, long err, const char *text)
+{
+    size_t i = 0;
+    if (b->phase == MP_PHASE_FAILED)
+        return;
+    b->error = err < 0 ? (int32_t)-err : (int32_t)err;
+    for (; text && text[i] && i + 1 < sizeof b->error_text; i++)
+        b->error_text[i] = text[i];
+    b->error_text[i] = 0;
+    set_phase(b, MP_PHASE_FAILED);
+}
+
+static void close_fd(volatile int32_t *fd)
+{
+    int32_t n = *fd;
+    *fd = -1;
+    if (n >= 0)
+        sys4(NR_close, n, 0, 0, 0);
+}
+
+/* --- descriptors --------------------------------------------------------------- */
+
+/* Moves a descriptor up. The number varies with the thread's id, so that the path
+ * under which the agent is loaded differs from that of an earlier agent which had
+ * to stay: ld.so would take the one for the other. */
+static int32_t fd_up(struct mp_boot *b, int32_t fd)
+{
+    enum { F_DUPFD_CLOEXEC = 1030 };
+    long up = sys4(NR_fcntl, fd, F_DUPFD_CLOEXEC, FD_MIN + (b->raw_tid & 0xff), 0);
+    if (up < 0) /* RLIMIT_NOFILE may be lower: the lowest free ones then */
+        return fd;
+    sys4(NR_close, fd, 0, 0, 0);
+    return (int32_t)up;
+}
+
+static void make_fds(struct mp_boot *b)
+{
+    enum { AF_UNIX = 1, STREAM_CLOEXEC_NONBLOCK = 1 | 02000000 | 04000, MFD_CLOEXEC = 1, MFD_EXEC = 0x10 };
+    char name[] = MP_AGENT_NAME;
+    int32_t sv[2];
+    long r = sys4(NR_socketpair, AF_UNIX, STREAM_CLOEXEC_NONBLOCK, 0, (long)sv);
+    if (r < 0) {
+        fail(b, r, "socketpair");
+        return;
+    }
+    b->launcher_fd = fd_up(b, sv[0]);
+    b->agent_fd = fd_up(b, sv[1]);
+    r = sys4(NR_memfd_create, (long)name, MFD_CLOEXEC | MFD_EXEC, 0, 0);
+    if (r == -EINVAL_) /* before 6.3 */
+        r = sys4(NR_memfd_create, (long)name, MFD_CLOEXEC, 0, 0);
+    if (r < 0) {
+        fail(b, r, "memfd_create");
+        return;
+    }
+    b->memfd = fd_up(b, (int32_t)r);
+}
+
+/* PR_SET_VMA_ANON_NAME, 5.17: the region says in maps whose it is. */
+static void name_region(struct mp_boot *b)
+{
+    char name[] = MP_ANON_NAME;
+    sys6(NR_prctl, 0x53564d41 /* PR_SET_VMA */, 0, (long)b->region_base, (long)b->region_len, (long)name, 0);
+}
+
+/* --- waiting ------------------------------------------------------------------- */
+
+struct pollfd_ {
+    int32_t fd;
+    int16_t events, revents;
+};
+
+/* Waits for one of the events or a hang-up. Returns revents, 0 after timeout_ms. */
+static int poll_for(int32_t fd, int events, uint64_t timeout_ms)
+{
+    uint64_t end = now_ms() + timeout_ms;
+    for (;;) {
+        struct pollfd_ p = {fd, (int16_t)events, 0};
+        uint64_t now = now_ms();
+        long r = sys4(NR_poll, (long)&p, 1, now < end ? (long)(end - now) : 0, 0);
+        if (r > 0)
+            return p.revents;
+        if (r != -EINTR_ && now >= end)
+            return 0;
+    }
+}
+
+/* The launcher's byte: 1 when it says go. */
+static int wait_go(struct mp_boot *b)
+{
+    enum { POLLIN = 1 };
+    char byte = 0;
+    if (!poll_for(b->agent_fd, POLLIN, MP_GO_WAIT_MS))
+        return 0;
+    return sys4(NR_read, b->agent_fd, (long)&byte, 1, 0) == 1 && byte == 'G';
+}
+
+/* Keeps the boot block readable until the launcher, which sees an end of file,
+ * has read it and closed its end. */
+static void wait_read(struct mp_boot *b)
+{
+    enum { SHUT_WR = 1, POLLRDHUP = 0x2000, POLLHUP = 0x10, POLLERR = 8 };
+    if (b->agent_fd < 0)
+        return;
+    sys4(NR_shutdown, b->agent_fd, SHUT_WR, 0, 0);
+    poll_for(b->agent_fd, POLLRDHUP | POLLHUP | POLLERR, MP_GO_WAIT_MS);
+}
+
+/* Whether a thread of this process still exists. */
+static int tid_lives(int32_t tid)
+{
+    return tid > 0 && sys4(NR_tgkill, sys4(NR_getpid, 0, 0, 0, 0), tid, 0, 0) != -ESRCH_;
+}
+
+static void futex_wait(const volatile void *word, uint32_t value, unsigned ms)
+{
+    int64_t ts[2] = {ms / 1000, (int64_t)(ms % 1000) * 1000000};
+    sys4(NR_futex, (long)word, 0 /* FUTEX_WAIT, shared: the kernel's own wake at a thread's end is */, value,
+         (long)ts);
+}
+
+static void wait_tid_gone(int32_t tid, uint64_t timeout_ms)
+{
+    static const uint32_t zero;
+    uint64_t end = now_ms() + timeout_ms;
+    while (tid_lives(tid) && now_ms() < end)
+        futex_wait(&zero, 0, 1);
+}
+
+static void block_signals(uint64_t but)
+{
+    uint64_t mask = ~but;
+    sys4(NR_rt_sigprocmask, 2 /* SIG_SETMASK */, (long)&mask, 0, 8);
+}
+
+/* --- malloc's per-thread state --------------------------------------------------- *
+ * pthread_create allocates, so libc gave the raw thread a malloc arena and a cache,
+ * and would keep them attached for ever: the raw thread never ends as a pthread.
+ * So the worker takes them over before its own first allocation, and gives them
+ * back when it ends. They are recognised, not known by offset: words of the raw
+ * thread's static TLS that point into an arena of their own (heap_info at 64 MiB
+ * alignment, whose first word is the arena that the other word points to;
+ * malloc/arena.c), where the worker's TLS still holds 0. */
+
+#define HEAP_SIZE (64ull << 20) /* HEAP_MAX_SIZE on x86-64 */
+
+static int is_arena(uint64_t word)
+{
+    unsigned char vec;
+    uint64_t heap = word & ~(HEAP_SIZE - 1), off = word & (HEAP_SIZE - 1);
+    if (off < 0x18 || off > 0x100 || (off & 7) || heap == 0 || heap >> 47)
+        return 0;
+    if (sys4(NR_mincore, (long)heap, MP_PAGE, (long)&vec, 0) < 0)
+        return 0; /* not mapped */
+    return *(uint64_t *)heap == word;
+}
+
+static uint64_t *raw_tls_begin(struct mp_boot *b)
+{
+    return (uint64_t *)(b->region_base + MP_RAW_TLS_OFF);
+}
+
+/* The raw thread's arena, or 0. */
+static uint64_t raw_arena(struct mp_boot *b)
+{
+    for (uint64_t *w = raw_tls_begin(b); w < (uint64_t *)b->raw_tcb; w++)
+        if (is_arena(*w))
+            return *w;
+    return 0;
+}
+
+static void inherit_malloc(struct mp_boot *b, uint64_t worker_tcb)
+{
+    uint64_t arena = raw_arena(b), heap = arena & ~(HEAP_SIZE - 1);
+    if (!arena)
+        return;
+    for (uint64_t *w = raw_tls_begin(b); w < (uint64_t *)b->raw_tcb; w++) {
+        uint64_t *ours = (uint64_t *)(worker_tcb - (b->raw_tcb - (uint64_t)w));
+        if (*w >= heap && *w < heap + HEAP_SIZE && *ours == 0)
+            *ours = *w;
+    }
+}
+
+/* --- the reaper ------------------------------------------------------------------ */
+
+static void reaper(void *arg)
+{
+    struct mp_boot *b = arg;
+    volatile uint32_t *word = (volatile uint32_t *)notes_of(b)->worker_tid_word;
+    uint64_t end = now_ms() + REAP_WAIT_MS;
+    uint32_t tid;
+    block_signals(0);
+    while ((tid = *word) != 0 && now_ms() < end)
+        futex_wait(word, tid, 50);
+    wait_tid_gone(b->worker_tid, 1000);
+    if (*word != 0 || tid_lives(b->worker_tid)) {
+        set_phase(b, MP_PHASE_DORMANT); /* its stack is in use: the region stays */
+        loader_leave(0, 0, 0);
+    }
+    loader_leave(b->region_base, MP_REGION_SIZE, b->exit_gadget);
+}
+
+/* Leaves the region to a thread that needs no libc, once the worker has gone. */
+static void reap(struct mp_boot *b)
+{
+    unsigned char *stack = (unsigned char *)b + (MP_RAW_TLS_OFF - MP_BOOT_OFF);
+    wait_tid_gone(b->raw_tid, 1000);
+    if (!b->exit_gadget || tid_lives(b->raw_tid)) {
+        set_phase(b, MP_PHASE_DORMANT);
+        return;
+    }
+    if (loader_clone(CLONE_RAW, stack, reaper, b) < 0)
+        set_phase(b, MP_PHASE_DORMANT);
+}
+
+/* --- the worker -------------------------------------------------------------------- */
+
+/* "/proc/<dir>/fd/<n>" */
+static void fd_path(char *to, const char *dir, int32_t fd)
+{
+    char digits[12];
+    int n = 0;
+    while (*dir)
+        *to++ = *dir++;
+    do
+        digits[n++] = (char)('0' + fd % 10);
+    while ((fd /= 10) > 0);
+    while (n > 0)
+        *to++ = digits[--n];
+    *to = 0;
+}
+
+static void *load(struct mp_boot *b)
+{
+    void *(*dl_open)(const char *, int) = (void *(*)(const char *, int))b->fn_dlopen;
+    char *(*dl_error)(void) = (char *(*)(void))b->fn_dlerror;
+    char path[64], self[] = "/proc/self/fd/", thread[] = "/proc/thread-self/fd/";
+    fd_path(path, self, b->memfd);
+    void *handle = dl_open(path, (int)b->dlopen_flags);
+    if (!handle) { /* the leader is dead, say: /proc/self has no descriptors then */
+        fd_path(path, thread, b->memfd);
+        handle = dl_open(path, (int)b->dlopen_flags);
+    }
+    if (!handle)
+        fail(b, 0, b->fn_dlerror ? dl_error() : "dlopen");
+    close_fd(&b->memfd);
+    return handle;
+}
+
+/* Runs the agent. 0: nothing of it is reachable any more. */
+static int run_agent(struct mp_boot *b, void *handle)
+{
+    mp_agent_main_fn agent_main;
+    b->agent_base = *(uint64_t *)handle; /* struct link_map, l_addr */
+    set_phase(b, MP_PHASE_LOADED);
+    agent_main = (mp_agent_main_fn)(b->agent_base + b->agent_entry_off);
+    set_phase(b, MP_PHASE_AGENT);
+    return agent_main(b);
+}
+
+static void *worker(void *arg)
+{
+    struct mp_boot *b = arg;
+    uint64_t tcb;
+    int stays = 0;
+    __asm__("movq %%fs:0, %0" : "=r"(tcb));
+    while (__atomic_load_n(&notes_of(b)->inherit, __ATOMIC_ACQUIRE) == 0)
+        futex_wait(&notes_of(b)->inherit, 0, 100);
+    inherit_malloc(b, tcb);
+    b->worker_tid = (int32_t)sys4(NR_gettid, 0, 0, 0, 0);
+    notes_of(b)->worker_tid_word = (uint64_t *)(tcb + b->tid_offset);
+    set_phase(b, MP_PHASE_WORKER);
+
+    void *handle = load(b);
+    if (handle) {
+        int (*dl_close)(void *) = (int (*)(void *))b->fn_dlclose;
+        stays = run_agent(b, handle) != 0;
+        set_phase(b, stays ? MP_PHASE_DORMANT : MP_PHASE_LEAVING);
+        if (!stays)
+            dl_close(handle);
+    } else {
+        wait_read(b);
+    }
+    close_fd(&b->launcher_fd);
+    close_fd(&b->agent_fd);
+    close_fd(&b->memfd);
+    if (!stays)
+        reap(b);
+    return NULL;
+}
+
+static int start_worker(struct mp_boot *b)
+{
+    int (*attr_init)(void *) = (int (*)(void *))b->fn_pthread_attr_init;
+    int (*attr_setstack)(void *, void *, size_t) = (int (*)(void *, void *, size_t))b->fn_pthread_attr_setstack;
+    int (*attr_setdetach)(void *, int) = (int (*)(void *, int))b->fn_pthread_attr_setdetachstate;
+    int (*attr_destroy)(void *) = (int (*)(void *))b->fn_pthread_attr_destroy;
+    int (*create)(uint64_t *, const void *, void *(*)(void *), void *) =
+        (int (*)(uint64_t *, const void *, void *(*)(void *), void *))b->fn_pthread_create;
+    void *attr = notes_of(b)->attr;
+    uint64_t thread;
+    int r = attr_init(attr);
+    if (r == 0)
+        r = attr_setstack(attr, (void *)(b->region_base + MP_WORKER_STACK_OFF), MP_WORKER_STACK_SIZE);
+    if (r == 0)
+        r = attr_setdetach(attr, 1 /* PTHREAD_CREATE_DETACHED */);
+    if (r == 0)
+        r = create(&thread, attr, worker, b);
+    if (b->fn_pthread_attr_destroy)
+        attr_destroy(attr);
+    return r;
+}
+
+/* --- the raw thread ---------------------------------------------------------------- */
+
+static __attribute__((noreturn)) void raw_leave(struct mp_boot *b)
+{
+    close_fd(&b->launcher_fd);
+    close_fd(&b->agent_fd);
+    close_fd(&b->memfd);
+    if (!b->exit_gadget)
+        set_phase(b, MP_PHASE_DORMANT);
+    loader_leave(b->region_base, MP_REGION_SIZE, b->exit_gadget);
+}
+
+void loader_raw(struct mp_boot *b)
+{
+    int32_t tid = (int32_t)sys4(NR_gettid, 0, 0, 0, 0);
+    if (b->magic != MP_BOOT_MAGIC || b->abi != MP_ABI || b->size != sizeof *b)
+        loader_leave((uint64_t)b - MP_BOOT_OFF, MP_REGION_SIZE, b->exit_gadget);
+    b->raw_tid = tid;
+    *(volatile int32_t *)(b->raw_tcb + b->tid_offset) = tid; /* locks of libc name their owner by it */
+    set_phase(b, MP_PHASE_RAW);
+    name_region(b);
+    make_fds(b);
+    if (b->phase != MP_PHASE_FAILED)
+        set_phase(b, MP_PHASE_FDS);
+    sys4(NR_getpid, (long)MP_RENDEZVOUS_ARG, 0, 0, 0);
+
+    /* The launcher holds its end by now, or is dead: then this is the last one, and
+     * the wait below ends at once. */
+    close_fd(&b->launcher_fd);
+    if (b->phase == MP_PHASE_FAILED || !wait_go(b))
+        raw_leave(b);
+    block_signals(LIBC_SIGNALS);
+    int r = start_worker(b);
+    if (r != 0) {
+        fail(b, r, "pthread_create");
+        wait_read(b);
+        raw_leave(b);
+    }
+    __atomic_store_n(&notes_of(b)->inherit, 1, __ATOMIC_RELEASE);
+    sys4(NR_futex, (long)&notes_of(b)->inherit, 1 /* FUTEX_WAKE */, 1, 0);
+    loader_leave(0, 0, 0);
+}

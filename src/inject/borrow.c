@@ -1,0 +1,268 @@
+/* Borrowing a thread. See borrow.h.
+ *
+ * Candidates are ranked by what /proc says they do, without stopping anything;
+ * then one is seized, interrupted and judged. What stands in the way is mostly
+ * over within a millisecond, so it is let go, and the search goes on. */
+#include "inject/borrow.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "target/mem.h"
+
+#define BORROW_LOOK_MAX 512    /* threads looked at in one round */
+#define BORROW_GOOD_ENOUGH 4   /* parked threads found: no more are looked for */
+#define BORROW_TRY 4           /* candidates tried in one round */
+#define BORROW_STOP_NS 100000000ull /* for one thread to come to its stop */
+
+struct borrow_candidate {
+    pid_t tid;
+    int rank;
+};
+
+static int borrow_compare(const void *a, const void *b)
+{
+    const struct borrow_candidate *x = a, *y = b;
+    return x->rank - y->rank;
+}
+
+static int borrow_look(pid_t pid, pid_t tid)
+{
+    struct proc_stat st;
+    struct proc_syscall sc;
+    if (proc_stat_read(&st, pid, tid) < 0)
+        return SAFEPOINT_NEVER;
+    if (proc_syscall_read(&sc, pid, tid) < 0) /* a kernel without it: only the state is known */
+        sc = (struct proc_syscall){.running = true};
+    return safepoint_rank(&sc, st.state);
+}
+
+/* Ranks the threads. A count, 0 when none can be used now, or -errno. The array
+ * is the caller's to free. */
+static long borrow_candidates(struct borrow *b, struct borrow_candidate **ret)
+{
+    pid_t pid = b->plan->facts.pid, *tids;
+    size_t n, kept = 0, good = 0;
+    int r = proc_tasks(pid, &tids, &n);
+    if (r < 0)
+        return r;
+    b->threads = (unsigned)n;
+    struct borrow_candidate *c = calloc(n ? n : 1, sizeof *c);
+    if (!c) {
+        free(tids);
+        return -ENOMEM;
+    }
+    for (size_t i = 0; i < n && i < BORROW_LOOK_MAX && good < BORROW_GOOD_ENOUGH; i++) {
+        int rank = borrow_look(pid, tids[i]);
+        if (rank == SAFEPOINT_NEVER)
+            continue;
+        c[kept++] = (struct borrow_candidate){tids[i], rank};
+        good += rank == SAFEPOINT_PARKED;
+    }
+    free(tids);
+    qsort(c, kept, sizeof *c, borrow_compare);
+    *ret = c;
+    return (long)kept;
+}
+
+/* Waits for the interrupt's stop. Signals that come first are delivered. */
+static int borrow_await(struct borrow *b, struct tracee_stop *ret_stop)
+{
+    uint64_t deadline = b->seize_ns + BORROW_STOP_NS;
+    for (;;) {
+        int r = tracee_wait(&b->t, deadline, ret_stop);
+        if (r < 0)
+            return r;
+        b->stop_ns = clock_mono_ns();
+        if (ret_stop->event == TRACEE_TRAP || ret_stop->event == TRACEE_GROUP_STOP ||
+            ret_stop->event == TRACEE_GONE)
+            return 0;
+        r = tracee_cont(&b->t, ret_stop->event == TRACEE_SIGNAL ? ret_stop->sig : 0);
+        if (r < 0 && r != -ESRCH)
+            return r;
+    }
+}
+
+/* r_state, the two bytes before rip and the stack in one call. What can't be read
+ * is taken for harmless: the stack may end, r_debug may not be there. */
+static void borrow_view(struct borrow *b, struct safepoint_view *v, uint64_t stack[SAFEPOINT_STACK_WORDS])
+{
+    int r_state = 0;
+    unsigned char insn[2] = {0, 0};
+    struct iovec local[3] = {{insn, sizeof insn}, {&r_state, sizeof r_state},
+                             {stack, SAFEPOINT_STACK_WORDS * sizeof *stack}};
+    struct iovec remote[3] = {{(void *)(b->regs.rip - 2), sizeof insn},
+                              {(void *)(b->plan->r_state ? b->plan->r_state : b->regs.rsp), sizeof r_state},
+                              {(void *)b->regs.rsp, SAFEPOINT_STACK_WORDS * sizeof *stack}};
+    ssize_t n = process_vm_readv(b->t.tid, local, 3, remote, 3, 0);
+    *v = (struct safepoint_view){
+        .regs = b->regs,
+        .after_syscall = insn[0] == 0x0f && insn[1] == 0x05,
+        .r_state = b->plan->r_state ? r_state : 0,
+        .threads = b->threads,
+        .stack = stack,
+        .stack_words = n > 6 ? ((size_t)n - 6) / sizeof *stack : 0,
+    };
+}
+
+/* Judges the stopped thread. A word on the stack that no call precedes is not a
+ * return address, and doesn't count. */
+static struct safepoint_answer borrow_judge(struct borrow *b)
+{
+    uint64_t stack[SAFEPOINT_STACK_WORDS];
+    struct safepoint_view v;
+    borrow_view(b, &v, stack);
+    for (;;) {
+        struct safepoint_answer a = safepoint_judge(b->plan, &v);
+        unsigned char before[7];
+        if (a.verdict == SAFEPOINT_OK && !safepoint_has_room(&b->maps, b->regs.rsp, sigframe_room()))
+            a.verdict = SAFEPOINT_ROOM;
+        if (a.verdict != SAFEPOINT_STACK ||
+            (mem_read(b->t.tid, a.word - sizeof before, before, sizeof before) == 0 && safepoint_is_return(before)))
+            return a;
+        stack[(a.word_at - b->regs.rsp) / 8] = 0;
+    }
+}
+
+static void borrow_sleep(void)
+{
+    struct timespec ms = {0, 1000000};
+    nanosleep(&ms, NULL);
+}
+
+static void borrow_account(struct borrow *b)
+{
+    uint64_t now = clock_mono_ns();
+    b->pause_ns = now - b->stop_ns;
+    b->attach_ns = now - b->seize_ns;
+    b->pause_ns_sum += b->pause_ns;
+}
+
+/* A process that is being killed has live threads for a moment still. */
+int borrow_gone(const struct inject_plan *p, struct mp_failure *f)
+{
+    struct proc_stat st;
+    int pid = (int)p->facts.pid;
+    for (int i = 0; i < 100 && proc_live_task(pid) > 0; i++)
+        borrow_sleep();
+    if (proc_live_task(pid) > 0 && proc_stat_read(&st, pid, 0) == 0 && st.starttime == p->facts.starttime)
+        return mp_fail(f, MP_E_TARGET_EXECED, 0, "process %d replaced its program in the middle of the injection", pid);
+    return mp_fail(f, MP_E_TARGET_EXITED, 0, "process %d exited in the middle of the injection", pid);
+}
+
+static int borrow_refused(struct borrow *b, int err, struct mp_failure *f)
+{
+    struct proc_status s;
+    int pid = (int)b->plan->facts.pid;
+    if (proc_status_read(&s, b->plan->facts.pid, b->t.tid) == 0 && s.tracer > 0)
+        return mp_fail(f, MP_E_BUSY_TRACED, -err, "thread %d of process %d is traced by process %d", (int)b->t.tid, pid,
+                       (int)s.tracer);
+    return mp_fail(f, MP_E_EPERM, -err, "the kernel refuses to trace process %d", pid);
+}
+
+/* Tries one thread: 1 it stands at a safe point, 0 another one must be found,
+ * negative enum mp_err. */
+static int borrow_try(struct borrow *b, pid_t tid, struct mp_failure *f)
+{
+    struct tracee_stop stop;
+    tracee_release(&b->t);
+    tracee_init(&b->t, tid);
+    if (tracee_open_mem(&b->t) == -ESRCH)
+        return 0;
+    b->last_tid = tid;
+    b->seize_ns = b->stop_ns = clock_mono_ns();
+    int r = tracee_seize(&b->t, b->plan->suspend_seccomp);
+    if (r == -EPERM)
+        return borrow_refused(b, r, f);
+    if (r < 0 || tracee_interrupt(&b->t) < 0)
+        return 0;
+    b->attempts++;
+    r = borrow_await(b, &stop);
+    if (r == -ETIMEDOUT) /* uninterruptible, in vfork say: our end will release it */
+        b->stuck = true;
+    if (r < 0 || stop.event == TRACEE_GONE)
+        return 0;
+    if (stop.event == TRACEE_GROUP_STOP) {
+        tracee_detach(&b->t, 0);
+        return mp_fail(f, MP_E_STOPPED, 0, "process %d is stopped by a signal", (int)b->plan->facts.pid);
+    }
+    if (tracee_get_regs(&b->t, &b->regs) == 0) {
+        b->last = borrow_judge(b);
+        if (b->last.verdict == SAFEPOINT_OK && remote_prepare(&b->remote, &b->t, &b->regs, b->plan->syscall_insn,
+                                                              b->plan->restore_rt) == 0)
+            return 1;
+    }
+    tracee_detach(&b->t, 0);
+    borrow_account(b);
+    return 0;
+}
+
+/* One look over the threads. As borrow_try; *ret_seen counts those that could be tried. */
+static int borrow_round(struct borrow *b, size_t *ret_seen, struct mp_failure *f)
+{
+    struct borrow_candidate *c;
+    struct maps m;
+    long n = borrow_candidates(b, &c);
+    if (n < 0)
+        return borrow_gone(b->plan, f);
+    int r = 0;
+    *ret_seen = (size_t)n;
+    if (n > 0 && maps_read(&m, c[0].tid) == 0) {
+        maps_release(&b->maps);
+        b->maps = m;
+        for (long i = 0; r == 0 && i < n && i < BORROW_TRY; i++)
+            r = borrow_try(b, c[i].tid, f);
+    }
+    free(c);
+    return r;
+}
+
+static int borrow_failed(const struct borrow *b, size_t seen, unsigned deadline_ms, struct mp_failure *f)
+{
+    char what[128];
+    int pid = (int)b->plan->facts.pid;
+    struct proc_stat st;
+    if (proc_stat_read(&st, b->plan->facts.pid, 0) < 0 || proc_live_task(pid) < 0)
+        return borrow_gone(b->plan, f);
+    if (st.state == 'T' || st.state == 't')
+        return mp_fail(f, MP_E_STOPPED, 0, "process %d is stopped by a signal", pid);
+    if (seen == 0 || b->attempts == 0)
+        return mp_fail(f, MP_E_NO_THREAD, 0, "no thread of process %d could be stopped within %u ms", pid, deadline_ms);
+    if (b->last.verdict == SAFEPOINT_OK)
+        return mp_fail(f, MP_E_NO_THREAD, 0, "thread %d of process %d did not stop within %u ms", (int)b->last_tid, pid,
+                       deadline_ms);
+    safepoint_describe(&b->last, what, sizeof what);
+    return mp_fail(f, MP_E_NO_SAFE_POINT, 0, "no safe point in %u ms and %u stops; last seen: thread %d %s", deadline_ms,
+                   b->attempts, (int)b->last_tid, what);
+}
+
+int borrow_thread(struct borrow *b, unsigned deadline_ms, struct mp_failure *f)
+{
+    uint64_t deadline = clock_mono_ns() + (uint64_t)deadline_ms * 1000000u;
+    size_t seen = 0;
+    tracee_init(&b->t, 0);
+    do {
+        int r = borrow_round(b, &seen, f);
+        if (r != 0)
+            return r < 0 ? r : 0;
+        borrow_sleep();
+    } while (clock_mono_ns() < deadline);
+    return borrow_failed(b, seen, deadline_ms, f);
+}
+
+int borrow_return(struct borrow *b)
+{
+    int r = remote_end(&b->remote);
+    borrow_account(b);
+    return r;
+}
+
+void borrow_release(struct borrow *b)
+{
+    tracee_release(&b->t);
+    maps_release(&b->maps);
+}

@@ -1,0 +1,50 @@
+/* Borrowing a thread: one is chosen, stopped at a safe point, used, and given
+ * back. Shared by injection and sweep. */
+#ifndef MP_BORROW_H
+#define MP_BORROW_H
+
+#include <stdint.h>
+#include <stdio.h>
+
+#include "inject/plan.h"
+#include "inject/safepoint.h"
+#include "target/maps.h"
+#include "target/remote.h"
+#include "target/tracee.h"
+
+struct borrow {
+    const struct inject_plan *plan;
+    FILE *log;
+    struct tracee t;
+    struct remote remote;
+    struct user_regs_struct regs; /* of the thread as it was stopped */
+    struct maps maps;    /* for the room on the stack */
+    unsigned threads;    /* of the process, at the last look */
+    unsigned attempts;   /* stops made */
+    uint64_t seize_ns;   /* of the last attempt */
+    uint64_t stop_ns;    /* seen stopped */
+    uint64_t pause_ns;   /* of the last stop, once given back */
+    uint64_t attach_ns;
+    uint64_t pause_ns_sum;
+    struct safepoint_answer last; /* what stood in the way */
+    pid_t last_tid;
+    bool stuck;          /* a thread was asked to stop and has not, yet */
+};
+
+/* Finds and stops a thread within deadline_ms. On success the thread stands,
+ * unchanged, with b->remote prepared for remote_begin; the caller gives it back
+ * with borrow_return. 0; MP_E_NO_SAFE_POINT, MP_E_NO_THREAD, MP_E_STOPPED,
+ * MP_E_TARGET_EXITED, MP_E_EPERM, MP_E_BUSY_TRACED: nothing in the target was
+ * changed then. *b must be zeroed but for plan and log. */
+int borrow_thread(struct borrow *b, unsigned deadline_ms, struct mp_failure *f) MP_MUST_CHECK;
+
+/* Gives the thread back and takes the time. 0 or -errno (-ESRCH: it has ended). */
+int borrow_return(struct borrow *b);
+
+void borrow_release(struct borrow *b);
+
+/* What became of a target that went away in our hands: MP_E_TARGET_EXECED when
+ * the process is still there, MP_E_TARGET_EXITED otherwise. Fills *f. */
+int borrow_gone(const struct inject_plan *p, struct mp_failure *f);
+
+#endif

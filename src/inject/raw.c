@@ -1,0 +1,219 @@
+/* Attending to the raw thread. See raw.h. None of this is a pause: the thread is
+ * ours, and the target's own threads run. */
+#include "inject/raw.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "inject/borrow.h"
+#include "target/mem.h"
+#include "target/proc.h"
+
+#define RAW_STOP_NS 2000000000ull /* from one of its stops to the next */
+#define RAW_AFFINITY_THREADS 64   /* threads whose CPUs are joined */
+#define RAW_PIDFD_THREAD O_EXCL   /* PIDFD_THREAD, 6.9 */
+
+struct raw {
+    const struct inject_plan *plan;
+    FILE *log;
+    struct tracee t;
+    struct mp_boot boot; /* as read at the rendezvous */
+    int fd, memfd;
+};
+
+static struct user_regs_struct raw_exit_regs(const struct raw *r, const struct user_regs_struct *from)
+{
+    struct user_regs_struct regs = *from;
+    regs.rip = r->plan->syscall_insn;
+    regs.rax = SYS_exit;
+    regs.orig_rax = (uint64_t)-1;
+    regs.rdi = 0;
+    return regs;
+}
+
+/* A signal for the raw thread: only what can't be blocked comes. A fault would end
+ * the whole target; the thread ends alone instead. */
+static int raw_signal(struct raw *r, int sig)
+{
+    struct user_regs_struct regs;
+    if (sig == SIGSTOP)
+        return tracee_cont_syscall(&r->t, sig);
+    if (r->log)
+        fprintf(r->log, "inject: signal %d in the raw thread; it is ended\n", sig);
+    int ret = tracee_get_regs(&r->t, &regs);
+    if (ret == 0) {
+        regs = raw_exit_regs(r, &regs);
+        ret = tracee_set_regs(&r->t, &regs);
+    }
+    return ret < 0 ? ret : tracee_cont(&r->t, 0);
+}
+
+static bool raw_at_rendezvous(struct raw *r)
+{
+    struct user_regs_struct regs;
+    return tracee_get_regs(&r->t, &regs) == 0 && regs.orig_rax == SYS_getpid && regs.rdi == MP_RENDEZVOUS_ARG;
+}
+
+static int raw_next(struct raw *r, struct tracee_stop *ret_stop, struct mp_failure *f)
+{
+    int ret = tracee_wait(&r->t, clock_mono_ns() + RAW_STOP_NS, ret_stop);
+    if (ret < 0)
+        return mp_fail(f, MP_E_INJECT, -ret, "the loader's thread %d does not move", (int)r->t.tid);
+    if (ret_stop->event == TRACEE_GONE)
+        return proc_live_task(r->plan->facts.pid) > 0
+                   ? mp_fail(f, MP_E_INJECT, 0, "the loader's thread %d ended early", (int)r->t.tid)
+                   : borrow_gone(r->plan, f);
+    return 0;
+}
+
+/* A borrowed thread may be pinned, or have a real-time policy, and the raw thread
+ * has it from there. The agent must not compete with it: it may run wherever any
+ * thread of the target may, as an ordinary thread. Best effort. */
+static void raw_unpin(const struct raw *r)
+{
+    cpu_set_t all, one;
+    pid_t *tids;
+    size_t n;
+    struct sched_param none = {0};
+    int policy = sched_getscheduler(r->t.tid);
+    if (policy == SCHED_FIFO || policy == SCHED_RR || policy == 6 /* SCHED_DEADLINE */)
+        (void)!sched_setscheduler(r->t.tid, SCHED_OTHER, &none);
+    if (proc_tasks(r->plan->facts.pid, &tids, &n) < 0)
+        return;
+    CPU_ZERO(&all);
+    for (size_t i = 0; i < n && i < RAW_AFFINITY_THREADS; i++)
+        if (sched_getaffinity(tids[i], sizeof one, &one) == 0)
+            CPU_OR(&all, &all, &one);
+    free(tids);
+    if (sched_getaffinity(r->t.tid, sizeof one, &one) == 0 && !CPU_EQUAL(&all, &one))
+        (void)!sched_setaffinity(r->t.tid, sizeof all, &all);
+}
+
+/* Lets the loader run up to the rendezvous and leaves it there. */
+static int raw_to_rendezvous(struct raw *r, struct mp_failure *f)
+{
+    struct tracee_stop stop;
+    int ret = raw_next(r, &stop, f); /* its first stop: every new tracee has one */
+    if (ret < 0)
+        return ret;
+    raw_unpin(r);
+    for (;;) {
+        int c = stop.event == TRACEE_SIGNAL ? raw_signal(r, stop.sig) : tracee_cont_syscall(&r->t, 0);
+        if (c < 0 && c != -ESRCH)
+            return mp_fail(f, MP_E_INJECT, -c, "can't resume the loader's thread");
+        ret = raw_next(r, &stop, f);
+        if (ret < 0)
+            return ret;
+        if (stop.event == TRACEE_SYSCALL && raw_at_rendezvous(r))
+            return 0;
+    }
+}
+
+static int raw_pidfd_getfd(int pidfd, int fd)
+{
+    return pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, pidfd, fd, 0);
+}
+
+/* A copy of the target's descriptor. pidfd_getfd(2), 5.6, asks the leader's table,
+ * which is empty when the leader has ended: then by the thread's own pidfd. The
+ * copy is CLOEXEC at birth. */
+static int raw_getfd(const struct raw *r, int fd)
+{
+    int got = raw_pidfd_getfd(r->plan->facts.pidfd, fd);
+    if (got >= 0)
+        return got;
+    int err = errno;
+    int pidfd = (int)syscall(SYS_pidfd_open, r->t.tid, RAW_PIDFD_THREAD);
+    got = raw_pidfd_getfd(pidfd, fd);
+    if (pidfd >= 0)
+        close(pidfd);
+    errno = err;
+    return got;
+}
+
+static int raw_write_image(int memfd)
+{
+    const unsigned char *at = inject_agent_image;
+    while (at < inject_agent_image_end) {
+        ssize_t n = write(memfd, at, (size_t)(inject_agent_image_end - at));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? -errno : -EIO;
+        at += n;
+    }
+    return 0;
+}
+
+static int raw_fill_memfd(struct raw *r, struct mp_failure *f)
+{
+    char path[64];
+    int fd = raw_getfd(r, r->boot.memfd);
+    if (fd < 0) {
+        snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)r->t.tid, (int)r->boot.memfd);
+        fd = open(path, O_RDWR | O_CLOEXEC);
+    }
+    if (fd < 0)
+        return mp_fail(f, MP_E_INJECT, errno, "can't open the target's memfd");
+    int ret = raw_write_image(fd);
+    close(fd);
+    return ret < 0 ? mp_fail(f, MP_E_INJECT, -ret, "can't write the agent into the target's memfd") : 0;
+}
+
+/* At the rendezvous: what has the loader done, and what it needs of us. */
+static int raw_serve(struct raw *r, raddr_t region_base, struct mp_failure *f)
+{
+    int ret = mem_read(r->t.tid, region_base + MP_BOOT_OFF, &r->boot, sizeof r->boot);
+    if (ret < 0)
+        return mp_fail(f, MP_E_INJECT, -ret, "can't read the boot block");
+    r->boot.error_text[sizeof r->boot.error_text - 1] = 0;
+    if (r->boot.magic != MP_BOOT_MAGIC || (r->boot.phase != MP_PHASE_FDS && r->boot.phase != MP_PHASE_FAILED))
+        return mp_fail(f, MP_E_INJECT, 0, "the boot block is not as the loader leaves it (phase %u)", r->boot.phase);
+    if (r->boot.phase == MP_PHASE_FAILED)
+        return mp_fail(f, MP_E_INJECT, r->boot.error, "%s failed in the target: %s", r->boot.error_text,
+                       strerror(r->boot.error));
+    r->fd = raw_getfd(r, r->boot.launcher_fd);
+    if (r->fd < 0)
+        return mp_fail(f, MP_E_INJECT, errno, "can't take the socket out of the target (pidfd_getfd)");
+    return raw_fill_memfd(r, f);
+}
+
+/* Lets go in any state. A thread that can't be stopped now goes free with the end
+ * of the tracing thread. */
+static void raw_detach(struct raw *r)
+{
+    struct tracee_stop stop = {.event = TRACEE_TRAP};
+    if (!r->t.seized)
+        return;
+    if (!r->t.stopped &&
+        (tracee_interrupt(&r->t) < 0 || tracee_wait(&r->t, clock_mono_ns() + RAW_STOP_NS, &stop) < 0))
+        return;
+    if (r->t.stopped)
+        tracee_detach(&r->t, stop.event == TRACEE_SIGNAL ? stop.sig : 0);
+}
+
+int raw_attend(const struct inject_plan *p, pid_t tid, raddr_t region_base, FILE *log, int *ret_fd,
+               struct mp_failure *f)
+{
+    struct raw r = {.plan = p, .log = log, .fd = -1};
+    tracee_init(&r.t, tid);
+    r.t.seized = true;
+    int ret = raw_to_rendezvous(&r, f);
+    if (ret == 0)
+        ret = raw_serve(&r, region_base, f);
+    raw_detach(&r);
+    if (ret < 0) {
+        if (r.fd >= 0)
+            close(r.fd); /* the loader sees its end close, and leaves */
+        return ret;
+    }
+    *ret_fd = r.fd;
+    return 0;
+}

@@ -1,0 +1,274 @@
+/* Carrying out the plan: the life of one injection, step 4 and 5 of
+ * docs/ARCHITECTURE.md.
+ *
+ *   region_prepare        nothing touched yet
+ *   borrow_thread         a thread stands at a safe point     --+
+ *   remote mmap           the region                            | the pause
+ *   region_write          loader, boot block, raw TLS           |
+ *   remote clone          the raw thread                        |
+ *   borrow_return                                             --+
+ *   raw_attend            descriptors, the agent's image
+ *   'G'                   go
+ *
+ * All of it happens on a thread of its own: the kernel lets go of whatever that
+ * thread still traces when it ends, also of what can't be stopped (ptrace(2)). */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "inject/borrow.h"
+#include "inject/plan.h"
+#include "inject/raw.h"
+#include "inject/region.h"
+#include "target/proc.h"
+#include "target/undo.h"
+
+#define RUN_CALL_NS 1000000000ull /* for one remote call */
+#define RUN_LEAVE_MS 1000         /* for the loader to leave after a failure */
+
+/* CLONE_VM | FS | FILES | SIGHAND | THREAD | SYSVSEM | SETTLS: as pthread_create,
+ * without the words that only libc knows of. */
+#define RUN_CLONE_FLAGS (0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000 | 0x80000)
+
+#define RUN_TCB_MULTIPLE_THREADS 0x18 /* tcbhead_t */
+
+struct run {
+    struct inject_plan *plan;
+    unsigned deadline_ms;
+    FILE *log;
+    struct mp_failure *f;
+    int ret;
+    uint64_t start_ns;
+    struct borrow borrow;
+    struct region region;
+    struct undo undo;
+    raddr_t base;   /* of the region; 0: not mapped */
+    raddr_t flag_at; /* of the borrowed thread's multiple_threads; 0: not changed */
+    pid_t raw_tid;
+    int fd;
+};
+
+/* --- changes, and their way back ------------------------------------------------- */
+
+static int run_undo_return(void *arg)
+{
+    struct run *r = arg;
+    int ret = borrow_return(&r->borrow);
+    return ret == -ESRCH ? 0 : ret;
+}
+
+static int run_undo_unmap(void *arg)
+{
+    struct run *r = arg;
+    const uint64_t a[6] = {r->base, MP_REGION_SIZE};
+    long value = 0;
+    if (!r->base)
+        return 0;
+    int ret = remote_call(&r->borrow.remote, SYS_munmap, a, clock_mono_ns() + RUN_CALL_NS, &value);
+    return ret == -ESRCH ? 0 : ret < 0 ? ret : (int)value;
+}
+
+static int run_undo_flag(void *arg)
+{
+    struct run *r = arg;
+    const uint32_t zero = 0;
+    return r->flag_at ? tracee_write(&r->borrow.t, r->flag_at, &zero, sizeof zero) : 0;
+}
+
+static int run_map(struct run *r)
+{
+    const uint64_t a[6] = {0, MP_REGION_SIZE, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, (uint64_t)-1, 0};
+    long value = 0;
+    undo_push(&r->undo, "the boot region", run_undo_unmap, r);
+    int ret = remote_call(&r->borrow.remote, SYS_mmap, a, clock_mono_ns() + RUN_CALL_NS, &value);
+    if (ret < 0)
+        return ret;
+    if (value < 0 && value > -4096)
+        return (int)value;
+    r->base = (raddr_t)value;
+    return 0;
+}
+
+/* In a process with one thread glibc takes no locks. Up to 2.35 each thread looks
+ * into its own TCB to know, and pthread_create on the raw thread tells only that
+ * one; so we write what pthread_create on the borrowed thread, which is the only
+ * one, would write. It stays, as it would. */
+static int run_flag_threads(struct run *r)
+{
+    uint32_t flag, one = 1;
+    raddr_t at = r->borrow.regs.fs_base + RUN_TCB_MULTIPLE_THREADS;
+    if (r->borrow.threads != 1 || r->plan->facts.glibc_minor > 35)
+        return 0;
+    int ret = tracee_read(&r->borrow.t, at, &flag, sizeof flag);
+    if (ret < 0 || flag != 0)
+        return ret;
+    undo_push(&r->undo, "libc's note of having threads", run_undo_flag, r);
+    r->flag_at = at;
+    return tracee_write(&r->borrow.t, at, &one, sizeof one);
+}
+
+static int run_clone(struct run *r)
+{
+    const uint64_t a[6] = {RUN_CLONE_FLAGS, r->base + r->region.sp_off, 0, 0, r->base + r->region.tcb_off, 0};
+    long value = 0;
+    int ret = remote_clone(&r->borrow.remote, a, r->plan->suspend_seccomp, clock_mono_ns() + RUN_CALL_NS, &value,
+                           &r->raw_tid);
+    if (r->raw_tid > 0)
+        return 0; /* it lives, and the region is its own now */
+    return ret < 0 ? ret : value < 0 ? (int)value : -EPROTO;
+}
+
+/* --- the pause ---------------------------------------------------------------------- */
+
+static int run_undo(struct run *r, int err, const char *step)
+{
+    const char *left = NULL;
+    bool gone = err == -ESRCH || r->borrow.remote.vanished;
+    int bad = undo_run(&r->undo, &left);
+    if (gone)
+        return borrow_gone(r->plan, r->f);
+    if (bad == 0)
+        return mp_fail(r->f, MP_E_INJECT, -err, "%s failed: %s; rolled back", step, strerror(-err));
+    int ret = mp_fail(r->f, MP_E_INJECT, -err, "%s failed: %s; %s could not be taken back: %s", step, strerror(-err),
+                      left, strerror(-bad));
+    if (r->f)
+        r->f->changed_target = true;
+    return ret;
+}
+
+static int run_in_thread(struct run *r)
+{
+    const char *step = "writing a signal frame";
+    undo_push(&r->undo, "the borrowed thread's registers", run_undo_return, r);
+    int ret = remote_begin(&r->borrow.remote);
+    if (ret == 0) {
+        step = "mmap in the target";
+        ret = run_map(r);
+    }
+    if (ret == 0) {
+        step = "writing the boot region";
+        ret = region_write(&r->region, &r->borrow.t, r->base, r->borrow.regs.fs_base);
+    }
+    if (ret == 0)
+        ret = run_flag_threads(r);
+    if (ret == 0) {
+        step = "clone in the target";
+        ret = run_clone(r);
+    }
+    if (ret < 0)
+        return run_undo(r, ret, step);
+    undo_clear(&r->undo);
+    ret = borrow_return(&r->borrow);
+    if (ret == -ESRCH || r->borrow.remote.vanished)
+        return borrow_gone(r->plan, r->f);
+    if (ret == 0)
+        return 0;
+    ret = mp_fail(r->f, MP_E_INJECT, -ret, "thread %d could not be released: %s", (int)r->borrow.t.tid, strerror(-ret));
+    if (r->f)
+        r->f->changed_target = true;
+    return ret;
+}
+
+/* --- all steps ------------------------------------------------------------------------ */
+
+static void run_log_pause(const struct run *r)
+{
+    const struct borrow *b = &r->borrow;
+    if (r->log)
+        fprintf(r->log, "inject: thread %d borrowed at %#llx, paused %llu us, %u stop%s; region %#llx, raw thread %d\n",
+                (int)b->t.tid, (unsigned long long)b->regs.rip, (unsigned long long)b->pause_ns / 1000, b->attempts,
+                b->attempts == 1 ? "" : "s", (unsigned long long)r->base, (int)r->raw_tid);
+}
+
+/* After a failure the loader leaves by itself; that is waited for, so that "rolled
+ * back" is true when it is said. */
+static void run_await_leave(struct run *r)
+{
+    char path[64];
+    uint64_t deadline = clock_mono_ns() + RUN_LEAVE_MS * 1000000ull;
+    struct timespec ms = {0, 1000000};
+    snprintf(path, sizeof path, "/proc/%d/task/%d", (int)r->plan->facts.pid, (int)r->raw_tid);
+    while (access(path, F_OK) == 0) {
+        if (clock_mono_ns() >= deadline) {
+            if (r->f)
+                r->f->changed_target = true;
+            return;
+        }
+        nanosleep(&ms, NULL);
+    }
+}
+
+static int run_all(struct run *r)
+{
+    int ret = region_prepare(&r->region, r->plan, r->f);
+    if (ret == 0)
+        ret = borrow_thread(&r->borrow, r->deadline_ms, r->f);
+    if (ret == 0)
+        ret = run_in_thread(r);
+    if (ret == 0) {
+        run_log_pause(r);
+        ret = raw_attend(r->plan, r->raw_tid, r->base, r->log, &r->fd, r->f);
+        if (ret < 0)
+            run_await_leave(r);
+    }
+    if (ret == 0 && send(r->fd, "G", 1, MSG_NOSIGNAL) != 1) {
+        ret = mp_fail(r->f, MP_E_INJECT, errno, "the loader has gone");
+        close(r->fd);
+    }
+    return ret;
+}
+
+static void *run_thread(void *arg)
+{
+    struct run *r = arg;
+    r->ret = run_all(r);
+    return NULL;
+}
+
+/* Runs it on a thread with all signals blocked: they are the commands' business. */
+static int run_on_thread(struct run *r)
+{
+    pthread_t thread;
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int e = pthread_create(&thread, NULL, run_thread, r);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (e != 0)
+        return mp_fail(r->f, MP_E_INTERNAL, e, "can't start a thread");
+    pthread_join(thread, NULL);
+    return r->ret;
+}
+
+int inject_run(struct inject_plan *p, unsigned deadline_ms, FILE *log, struct inject_result *ret_result,
+               struct mp_failure *f)
+{
+    struct run r = {.plan = p, .deadline_ms = deadline_ms, .log = log, .f = f, .fd = -1, .start_ns = clock_mono_ns()};
+    r.borrow.plan = p;
+    r.borrow.log = log;
+    tracee_init(&r.borrow.t, 0);
+    int ret = run_on_thread(&r);
+    uint64_t end = clock_mono_ns();
+    region_release(&r.region);
+    borrow_release(&r.borrow);
+    if (ret < 0)
+        return ret;
+    *ret_result = (struct inject_result){
+        .fd = r.fd,
+        .pause_ns = r.borrow.pause_ns,
+        .attach_ns = r.borrow.attach_ns,
+        .total_ns = end - r.start_ns,
+        .attempts = r.borrow.attempts,
+        .pause_ns_sum = r.borrow.pause_ns_sum,
+        .thread = r.borrow.t.tid,
+        .region_base = r.base,
+    };
+    return 0;
+}
