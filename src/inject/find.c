@@ -103,6 +103,22 @@ int inject_request_detach(pid_t pid, const struct inject_agent *a, struct mp_fai
     return r < 0 ? gather_refusal(pid, r, f) : 0;
 }
 
+int inject_ack_detach(pid_t pid, const struct inject_agent *a)
+{
+    const uint32_t now = 1;
+    struct mp_control c;
+    pid_t live = proc_live_task(pid);
+    int r;
+    if (live < 0)
+        return 0;
+    /* Gone meanwhile, or another one: there is nobody to tell. */
+    r = ours_read_control(live, a->control_addr, &c);
+    if (r < 0 || c.agent_tid != a->control.agent_tid)
+        return 0;
+    r = mem_write(live, a->control_addr + offsetof(struct mp_control, detach_ack), &now, sizeof(now));
+    return r == -EPERM ? -(int)MP_E_EPERM : 0;
+}
+
 int inject_read_boot(pid_t pid, uint64_t region_base, struct mp_boot *ret_boot)
 {
     struct mp_boot b;
