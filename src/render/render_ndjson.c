@@ -304,12 +304,16 @@ static int put_rank(struct render *r, const struct model_code *c, long rank)
     jline_int(&j, "rank", rank);
     add_function(&j, c, c->id, 0);
     jline_uint(&j, "calls", c->calls);
-    jline_int(&j, "rss_net_bytes", c->rss_incl);
-    jline_int(&j, "rss_self_bytes", c->rss_self);
-    jline_uint(&j, "own_net_bytes", c->own_incl);
-    jline_uint(&j, "own_self_bytes", c->own_self);
-    jline_int(&j, "rss_per_call_bytes", c->rss_incl / (int64_t)c->calls);
-    jline_int(&j, "rss_largest_call_bytes", c->rss_max_call);
+    if (c->rss_calls) {
+        jline_int(&j, "rss_net_bytes", c->rss_incl);
+        jline_int(&j, "rss_self_bytes", c->rss_self);
+        jline_int(&j, "rss_per_call_bytes", c->rss_incl / (int64_t)c->rss_calls);
+        jline_int(&j, "rss_largest_call_bytes", c->rss_max_call);
+    }
+    if (c->own_calls) {
+        jline_uint(&j, "own_net_bytes", c->own_incl);
+        jline_uint(&j, "own_self_bytes", c->own_self);
+    }
     jline_uint(&j, "time_ns", c->time_ns);
     jline_uint(&j, "self_ns", c->self_ns);
     jline_uint(&j, "raised", c->raised);

@@ -88,11 +88,14 @@ static void table_function(struct table *t, const struct model_code *c)
     snprintf(place, sizeof(place), "%s:%" PRIu32, c->file, c->firstlineno);
     row = table_add(t, c->name, place);
     cell_count(row, c->calls);
-    cell_size(row, COL_NET, c->rss_incl, true);
-    cell_self(row, c->rss_self);
-    cell_own(row, c->own_self);
-    cell_size(row, COL_PER_CALL, c->rss_incl / (int64_t)(c->calls ? c->calls : 1), true);
-    cell_size(row, COL_LARGEST, c->rss_max_call, true);
+    if (c->rss_calls) {
+        cell_size(row, COL_NET, c->rss_incl, true);
+        cell_self(row, c->rss_self);
+        cell_size(row, COL_PER_CALL, c->rss_incl / (int64_t)c->rss_calls, true);
+        cell_size(row, COL_LARGEST, c->rss_max_call, true);
+    }
+    if (c->own_calls)
+        cell_own(row, c->own_self);
     render_duration(row->cell[COL_TIME], SHORT, c->time_ns);
 }
 
@@ -236,13 +239,10 @@ static void put_footnotes(struct io *io, const struct model *m)
     if (sum.rss_first >= 0)
         io_printf(io, "Process RSS went from %s to %s.\n", render_size(a, sizeof(a), sum.rss_first, false),
                   render_size(b, sizeof(b), sum.rss_last, false));
-    io_puts(io, "NET: change of the process's RSS over a function's calls, callees included; PER CALL and LARGEST"
-                " are of NET.\n"
-                "SELF: NET less the traced callees. OWN: pages the calling thread itself faulted in, callees not"
-                " included.\n");
+    io_puts(io, "NET: RSS change of the process over the calls, callees included (PER CALL, LARGEST: of NET).\n"
+                "SELF: NET less traced callees. OWN: pages faulted in by the calling thread, without callees.\n");
     if (sum.overlap)
-        io_puts(io, "Calls of several threads overlapped: NET and SELF count the same growth in each of them;"
-                    " OWN does not.\n");
+        io_puts(io, "Calls of several threads overlapped: NET and SELF may hold one growth twice; OWN does not.\n");
     if (sum.lost[0])
         io_printf(io, "%" PRIu64 " records were lost: their growth is in their callers, or unattributed.\n",
                   sum.lost[0]);

@@ -19,10 +19,17 @@
 #define THREAD_COLS 14
 #define DUR_COLS 7
 #define SIZE_COLS 9
-#define FUNCTION_COLS 30
+#define FUNCTION_COLS 30 /* where nothing is cut */
 #define INDENT 2
 #define INDENT_MAX 20u /* levels shown by indentation; deeper ones look alike */
-#define FILE_COLS_MIN 12
+#define NAMES_MIN 24   /* function and file together, on any terminal that has them */
+
+/* Columns of a layout. A terminal too narrow for all gives up TID and USS. */
+#define COLS_FULL (TIME_COLS + TID_COLS + THREAD_COLS + DUR_COLS + 3 * SIZE_COLS + 7 + 1)
+#define COLS_SHORT (TIME_COLS + THREAD_SHORT_COLS + DUR_COLS + 2 * SIZE_COLS + 5 + 1)
+#define THREAD_SHORT_COLS 10
+#define WIDTH_FULL 110 /* from here on a terminal gets all columns */
+
 #define CELL 4096
 #define LINE (2 * CELL + 256)
 
@@ -51,6 +58,21 @@ static void row_size(struct row *row, bool measured, int64_t bytes, bool sign)
     row_right(row, measured ? render_size(buf, sizeof(buf), bytes, sign) : buf, SIZE_COLS);
 }
 
+static bool is_short(const struct render *r)
+{
+    return r->width && r->width < WIDTH_FULL;
+}
+
+/* Columns of the function's cell: on a terminal the larger half of what is left for names. */
+static unsigned function_cols(const struct render *r)
+{
+    unsigned used = is_short(r) ? COLS_SHORT : COLS_FULL;
+
+    if (!r->width)
+        return FUNCTION_COLS;
+    return (r->width > used + NAMES_MIN ? r->width - used : NAMES_MIN) * 11 / 20;
+}
+
 static int row_write(struct render *r, const struct row *row, const char *color)
 {
     if (!r->color || !*color)
@@ -62,28 +84,36 @@ static int row_write(struct render *r, const struct row *row, const char *color)
 static void row_when_who(struct render *r, struct row *row, const struct model *m, const struct mp_record *rec)
 {
     const struct model_thread *t = model_thread(m, rec->thread_id);
-    char buf[4 * THREAD_COLS + 32];
+    unsigned cols = is_short(r) ? THREAD_SHORT_COLS : THREAD_COLS;
+    char buf[4 * THREAD_COLS + 32], tid[16];
 
     row_left(row, time_local(&r->clock, buf, sizeof(buf), (int64_t)(rec->time_ns + (uint64_t)r->realtime_offset_ns)),
              TIME_COLS);
-    snprintf(buf, sizeof(buf), "%d", t ? t->tid : 0);
-    row_right(row, t && t->tid ? buf : "?", TID_COLS);
-    row_left(row, text_fit(buf, sizeof(buf), t && *t->name ? t->name : "?", THREAD_COLS, TEXT_KEEP_ENDS), THREAD_COLS);
+    snprintf(tid, sizeof(tid), t && t->tid ? "%d" : "?", t ? t->tid : 0);
+    if (!is_short(r))
+        row_right(row, tid, TID_COLS);
+    row_left(row, text_fit(buf, sizeof(buf), t && *t->name ? t->name : tid, cols, TEXT_KEEP_ENDS), cols);
 }
 
 static void row_function(struct render *r, struct row *row, const struct model_code *c, const struct mp_record *rec)
 {
     unsigned level = rec->depth - (!r->rooted && rec->depth), shown = level < INDENT_MAX ? level : INDENT_MAX;
     const char *end = rec->flags & MP_REC_RAISED ? " (raised)" : rec->flags & MP_REC_YIELDED ? " (yielded)" : "";
-    char cell[CELL];
+    char cell[CELL], name[3 * MP_NAME_MAX + 1];
+    unsigned cols = function_cols(r), room = 0;
 
     if (rec->type == MP_REC_LINE) {
         shown++;
         end = "";
     }
-    snprintf(cell, sizeof(cell), "%*s%s%s", (int)(shown * INDENT), "", c ? c->name : "?", end);
+    if (r->width) {
+        shown = shown * INDENT > cols / 2 ? cols / 2 / INDENT : shown;
+        room = shown * INDENT + strlen(end) < cols ? cols - shown * INDENT - (unsigned)strlen(end) : 1;
+    }
+    text_fit(name, sizeof(name), c ? c->name : "?", room, TEXT_KEEP_ENDS);
+    snprintf(cell, sizeof(cell), "%*s%s%s", (int)(shown * INDENT), "", name, end);
     text_append(row->text, sizeof(row->text), " ", 1);
-    row_left(row, cell, FUNCTION_COLS);
+    row_left(row, cell, cols);
 }
 
 /* The last cell: on a terminal the path loses its front, never the line number. */
@@ -94,7 +124,7 @@ static void row_place(struct render *r, struct row *row, const struct model_code
 
     snprintf(cell, sizeof(cell), "%s:%" PRIu32, c ? c->file : "?", line);
     if (r->width)
-        room = r->width > used + FILE_COLS_MIN ? r->width - used : FILE_COLS_MIN;
+        room = r->width > used ? r->width - used : 1;
     text_append(row->text, sizeof(row->text), text_fit(cut, sizeof(cut), cell, room, TEXT_KEEP_TAIL), 0);
 }
 
@@ -131,9 +161,10 @@ static int text_call(struct render *r, const struct model *m, const struct mp_re
     row_right(&row, render_duration(buf, sizeof(buf), rec->dur_ns), DUR_COLS);
     row.mark = strlen(row.text);
     row_size(&row, has_rss, rss, true);
-    row.mark_len = strlen(row.text) - row.mark;
+    row.mark_len = strlen(row.text) - row.mark - 1;
     row_size(&row, rec->flags & MP_REC_HAS_OWN, (int64_t)rec->own_pages * (int64_t)r->page_size, false);
-    row_size(&row, rec->flags & MP_REC_HAS_USS_DELTA, rec->uss_delta, true);
+    if (!is_short(r))
+        row_size(&row, rec->flags & MP_REC_HAS_USS_DELTA, rec->uss_delta, true);
     row_function(r, &row, c, rec);
     row_place(r, &row, c, c ? c->firstlineno : 0);
     row_cut(r, &row);
@@ -149,7 +180,8 @@ static int text_line(struct render *r, const struct model *m, const struct mp_re
     row_right(&row, "line", DUR_COLS);
     row_size(&row, rec->flags & MP_REC_HAS_RSS, (int64_t)rec->rss_pages * (int64_t)r->page_size, false);
     row_size(&row, rec->flags & MP_REC_HAS_OWN, (int64_t)rec->own_pages * (int64_t)r->page_size, false);
-    row_size(&row, rec->flags & MP_REC_HAS_USS, (int64_t)rec->uss_bytes, false);
+    if (!is_short(r))
+        row_size(&row, rec->flags & MP_REC_HAS_USS, (int64_t)rec->uss_bytes, false);
     row_function(r, &row, c, rec);
     row_place(r, &row, c, rec->line);
     row_cut(r, &row);
@@ -212,14 +244,16 @@ static void text_columns(struct render *r)
     struct row row = {.text = ""};
 
     row_left(&row, "#TIME", TIME_COLS);
-    row_right(&row, "TID", TID_COLS);
-    row_left(&row, "THREAD", THREAD_COLS);
+    if (!is_short(r))
+        row_right(&row, "TID", TID_COLS);
+    row_left(&row, "THREAD", is_short(r) ? THREAD_SHORT_COLS : THREAD_COLS);
     row_right(&row, "DUR", DUR_COLS);
     row_right(&row, "RSS", SIZE_COLS);
     row_right(&row, "OWN", SIZE_COLS);
-    row_right(&row, "USS", SIZE_COLS);
+    if (!is_short(r))
+        row_right(&row, "USS", SIZE_COLS);
     text_append(row.text, sizeof(row.text), " ", 1);
-    row_left(&row, "FUNCTION", FUNCTION_COLS);
+    row_left(&row, "FUNCTION", function_cols(r));
     text_append(row.text, sizeof(row.text), "FILE:LINE", 0);
     row_cut(r, &row);
     row.mark_len = strlen(row.text);

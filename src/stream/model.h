@@ -49,10 +49,11 @@ struct model_code {
     /* Totals of finished calls. In a recursion the inclusive figures (time_ns, rss_incl,
      * own_incl) count the outermost call only; calls and the rest count each. */
     uint64_t calls;
+    uint64_t rss_calls, own_calls; /* of these, how many measured RSS, OWN */
     uint64_t time_ns, self_ns;
     int64_t rss_incl, rss_self;   /* bytes, net */
     uint64_t own_incl, own_self;  /* bytes faulted in by the calling thread */
-    int64_t rss_max_call;         /* largest single call's inclusive delta */
+    int64_t rss_max_call;         /* largest single call's inclusive delta; with rss_calls */
     int64_t uss_incl;             /* bytes, over the calls measured at both edges, each counted */
     uint64_t uss_calls;           /* how many those were */
     uint64_t raised;

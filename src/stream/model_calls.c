@@ -122,7 +122,9 @@ static void call_nest(struct model_code *c, struct pending *call, const struct p
 static void call_count(struct model_code *c, const struct mp_record *r, const struct pending *call,
                        const struct pending *callees)
 {
-    c->rss_max_call = c->calls && c->rss_max_call > call->rss ? c->rss_max_call : call->rss;
+    if (r->flags & MP_REC_HAS_RSS)
+        c->rss_max_call = c->rss_calls++ && c->rss_max_call > call->rss ? c->rss_max_call : call->rss;
+    c->own_calls += (r->flags & MP_REC_HAS_OWN) != 0;
     c->calls++;
     c->time_ns = addu_sat(c->time_ns, call->ns);
     c->self_ns = addu_sat(c->self_ns, subu_sat(call->ns, callees->ns));
