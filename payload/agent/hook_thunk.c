@@ -24,6 +24,7 @@
 #define RLIMIT_STACK 3
 
 static struct thunk *page;
+static bool in_slot; /* the eval_frame slot, or a chain that starts there, leads to the page */
 static char maps_buf[4096];
 
 struct thunk *thunk_page(void)
@@ -460,6 +461,7 @@ static int attach_page(void)
     thunk_inert();
     page->tid_offset = g.tid_offset;
     page->enter = (uint64_t)(uintptr_t)verify_enter;
+    in_slot = true;
     if (in_place)
         return 0;
     page->orig = slot ? slot : g.sym[MP_SYM__PyEval_EvalFrameDefault];
@@ -486,7 +488,8 @@ int thunk_install(void)
     return 0;
 }
 
-/* Under the GIL nobody executes the thunk's own instructions: a thread in them
+/* May be called again later, to free the page once nothing is in flight any more.
+ * Under the GIL nobody executes the thunk's own instructions: a thread in them
  * holds the GIL. inflight 0 then means that nobody will return into them. */
 void thunk_uninstall(void)
 {
@@ -496,12 +499,15 @@ void thunk_uninstall(void)
     if (thunk_get_slot() == page->entry) {
         set_slot(page->orig);
         page->flags &= ~THUNK_CHAINED;
-    } else {
+    } else if (in_slot) {
         page->flags |= THUNK_CHAINED;
         mp_control_block.residue |= MP_RESIDUE_CHAINED;
     }
+    in_slot = false;
     if (page->inflight)
         mp_control_block.residue |= MP_RESIDUE_THUNK;
+    else
+        mp_control_block.residue &= ~MP_RESIDUE_THUNK;
     if (!page->inflight && !(page->flags & THUNK_CHAINED)) {
         page_free(page);
         page = NULL;
@@ -518,5 +524,6 @@ void thunk_cure(void)
          ts = PY(PyThreadState_Next, void *(*)(void *))(ts))
         if (FIELD(uint64_t, ts, g.layout.ts_tracefunc) == page->trace_entry)
             FIELD(uint64_t, ts, g.layout.ts_tracefunc) = 0;
+    in_slot = page->flags & THUNK_CHAINED;
     thunk_uninstall();
 }

@@ -14,6 +14,7 @@
 #define IDLE_AFTER 25     /* empty rounds until then */
 #define STATS_NS 1000000000ull
 #define NAMES_NS 1000000000ull
+#define INFLIGHT_WAIT_MS 300
 #define SEND_WAIT_MS 300  /* at the end, for a launcher that still reads */
 
 static uint32_t bye_reason;
@@ -273,9 +274,28 @@ static bool uninstall(void)
     if (py_finalizing())
         return false;
     state = py_ensure();
+    threads_names(); /* for those that came and stayed less than a second */
     hook_uninstall();
     py_release(state);
     return true;
+}
+
+/* Calls that were in the thunk at the unhook mostly return soon: a thread that
+ * waited for the GIL inside one. Waits for them, a bounded time, to leave nothing. */
+static void outwait_inflight(void)
+{
+    uint64_t end = clock_ns(CLOCK_MONOTONIC) + INFLIGHT_WAIT_MS * 1000000ull;
+    int state;
+
+    if (!(mp_control_block.residue & MP_RESIDUE_THUNK))
+        return;
+    while (hook_inflight() && clock_ns(CLOCK_MONOTONIC) < end && !py_finalizing())
+        sys_poll(NULL, 0, 2);
+    if (hook_inflight() || py_finalizing())
+        return;
+    state = py_ensure();
+    thunk_uninstall();
+    py_release(state);
 }
 
 static void read_names(void)
@@ -437,5 +457,7 @@ int mp_agent_main(struct mp_boot *boot)
     if (!python_done)
         bye_reason = MP_BYE_FINALIZE;
     drain_rest();
+    if (python_done)
+        outwait_inflight();
     return leave(python_done);
 }

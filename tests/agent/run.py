@@ -117,7 +117,7 @@ def growth(run):
         assert r.own == 0 and r.rss_delta == 0, r
     for r in s.calls():
         assert r.flags & (wire.HAS_RSS | wire.HAS_OWN | wire.HAS_PEAK) == 19 and not r.flags & wire.RAISED, r
-        assert r.dur < 10**9 and r.peak >= r.rss * 4096
+        assert r.dur < 10**9 and r.peak >= r.rss * 4096 - (1 << 20)  # ru_maxrss lags
     main = s.threads[g[0].thread]
     assert main.flags & 1 and main.name == "MainThread", main
     c = s.codes[g[0].code]
