@@ -210,17 +210,28 @@ static bool has_python(struct view *v, struct view_module *m)
            elf_find(m->elf, "PyGILState_Ensure", &s) == 0;
 }
 
-/* The better of two Pythons: initialised, then on the dynamic linker's list. */
+/* Of two Pythons: the initialised one, then the one on the dynamic linker's list,
+ * then the one loaded first: a later copy binds its variables to the first one's
+ * (_PyRuntime is looked up in the global scope) and so claims to be initialised too. */
+static bool is_better(const struct python_id *a, const struct python_id *b)
+{
+    if (b->kind != PYTHON_CPYTHON)
+        return true;
+    if ((a->initialized == 1) != (b->initialized == 1))
+        return a->initialized == 1;
+    if (!a->module->order != !b->module->order)
+        return a->module->order != 0;
+    return a->module->order < b->module->order;
+}
+
 static void consider(struct view *v, struct view_module *m, struct python_id *best)
 {
     struct python_id id = {.kind = PYTHON_CPYTHON, .module = m};
     if (!has_python(v, m))
         return;
     id.initialized = ask(v, m->elf, "Py_IsInitialized");
-    if (best->kind == PYTHON_CPYTHON &&
-        (best->initialized == 1 || (id.initialized != 1 && best->module->link_map)))
-        return;
-    *best = id;
+    if (is_better(&id, best))
+        *best = id;
 }
 
 static void consider_some(struct view *v, struct python_id *best, bool likely)

@@ -122,7 +122,7 @@ static void walk_link_map(struct view *v)
         m = view_module_at(v, (raddr_t)(uintptr_t)lm.l_ld);
         if (m && !m->link_map) {
             m->link_map = at;
-            m->order = order;
+            m->order = v->last_order = order;
             if (order == 1)
                 v->exe = m;
         }
@@ -155,18 +155,26 @@ static int find_linker(struct view *v)
     return 0;
 }
 
+static struct view_module *module_by_order(struct view *v, unsigned order)
+{
+    size_t i;
+    for (i = 0; i < v->count; i++)
+        if (v->module[i].order == order)
+            return &v->module[i];
+    return NULL; /* the vdso has a place in the list and no file */
+}
+
+/* In lookup order and no further than needed: each module looked at is a file opened. */
 struct view_module *view_definer(struct view *v, const char *symbol)
 {
-    struct view_module *best = NULL;
-    size_t i;
-    for (i = 0; i < v->count; i++) {
-        struct view_module *m = &v->module[i];
+    unsigned order;
+    for (order = 1; order <= v->last_order; order++) {
+        struct view_module *m = module_by_order(v, order);
         struct elf_sym s;
-        if (m->link_map && (!best || m->order < best->order) && view_elf(v, m) &&
-            elf_find_exported(m->elf, symbol, &s) == 0)
-            best = m;
+        if (m && view_elf(v, m) && elf_find_exported(m->elf, symbol, &s) == 0)
+            return m;
     }
-    return best;
+    return NULL;
 }
 
 int view_open(struct view *v, pid_t pid, FILE *log)

@@ -21,7 +21,7 @@ struct view_module {
     const struct maps_entry *part; /* its first executable mapping */
     const char *base;              /* file name without folders; lives as long as the view */
     raddr_t link_map;              /* its struct link_map; 0: not on the main list */
-    unsigned order;                /* position in that list: symbol lookup order */
+    unsigned order;                /* position in that list from 1 on: symbol lookup order; 0: not on it */
     struct elf *elf;               /* see view_elf */
     int elf_error;                 /* why it could not be opened */
 };
@@ -35,6 +35,7 @@ struct view {
     size_t count;
     struct view_module *exe;  /* the program, as the dynamic linker sees it; NULL: none could be told */
     struct view_module *ldso; /* the dynamic linker; NULL: the program is static */
+    unsigned last_order;      /* highest order given */
     raddr_t r_debug;          /* struct r_debug (link.h); 0 when there is none */
     raddr_t vdso_lo, vdso_hi; /* 0 when there is none */
 };
