@@ -1,0 +1,146 @@
+"""A process as /proc shows it, for the comparison of before and after."""
+import os
+import re
+import time
+
+OURS = "mempulse"  # every mapping and descriptor of ours carries this
+ARENA = 64 << 20   # glibc's HEAP_MAX_SIZE: what one more malloc arena reserves
+HEAP_NAMES = ("[heap]", "[stack]", "[vvar]", "[vdso]", "[vsyscall]", "[vvar_vclock]")
+
+
+def read(pid, name):
+    with open("/proc/%d/%s" % (pid, name), "rb") as file:
+        return file.read().decode("utf-8", "replace")
+
+
+def alive(pid):
+    """It exists and is no zombie."""
+    try:
+        return state(pid) not in "ZX"
+    except OSError:
+        return False
+
+
+def state(pid):
+    return read(pid, "stat").rpartition(")")[2].split()[0]
+
+
+def rss_bytes(pid):
+    return int(read(pid, "statm").split()[1]) * 4096
+
+
+class Mapping:
+    def __init__(self, line):
+        span, self.perms, _, _, inode, *name = line.split(None, 5)
+        self.low, self.high = (int(part, 16) for part in span.split("-"))
+        self.inode = int(inode)
+        self.name = name[0].strip() if name else ""
+        self.line = line
+
+    @property
+    def size(self):
+        return self.high - self.low
+
+    @property
+    def anonymous(self):
+        return not self.name or self.name.startswith("[anon")
+
+    def key(self):
+        """What must be the same afterwards. A heap and a stack may grow."""
+        return (self.low, 0 if self.name in HEAP_NAMES else self.high, self.perms, self.name)
+
+
+class Snapshot:
+    """Taken while the target stands still (see `pause` in targets/work.py)."""
+
+    def __init__(self, pid):
+        self.pid = pid
+        self.maps = [Mapping(line) for line in read(pid, "maps").splitlines()]
+        self.fds = links(pid)
+        self.threads = {tid: signals(pid, tid) for tid in tasks(pid)}
+        self.rss = rss_bytes(pid)
+
+
+def tasks(pid):
+    return sorted(int(tid) for tid in os.listdir("/proc/%d/task" % pid))
+
+
+def links(pid):
+    found = {}
+    for fd in os.listdir("/proc/%d/fd" % pid):
+        try:
+            found[int(fd)] = os.readlink("/proc/%d/fd/%s" % (pid, fd))
+        except OSError:
+            pass  # closed meanwhile
+    return found
+
+
+def signals(pid, tid):
+    """(name of mask, value) of one thread: blocked, ignored, caught."""
+    text = read(pid, "task/%d/status" % tid)
+    return re.findall(r"^(Sig(?:Blk|Ign|Cgt)):\s*(\w+)$", text, re.M)
+
+
+def ours(pid):
+    """Lines of maps and descriptors that bear our name."""
+    try:
+        found = [line for line in read(pid, "maps").splitlines() if OURS in line]
+        return found + ["fd %d %s" % item for item in links(pid).items() if OURS in item[1]]
+    except OSError:
+        return []
+
+
+def is_arena(mappings, i):
+    """Part of a malloc arena: 64 MiB, aligned to its size, its rest reserved."""
+    first = mappings[i] if "w" in mappings[i].perms else mappings[i - 1]
+    at = mappings.index(first)
+    rest = mappings[at + 1] if at + 1 < len(mappings) else None
+    return bool(first.anonymous and first.low % ARENA == 0 and rest and rest.perms == "---p"
+                and rest.low == first.high and rest.high == first.low + ARENA)
+
+
+def arenas(mappings):
+    return [m.low for i, m in enumerate(mappings) if "w" in m.perms and is_arena(mappings, i)]
+
+
+def without_arenas(mappings):
+    return [m for i, m in enumerate(mappings) if not is_arena(mappings, i)]
+
+
+def compare_strictly(before, after):
+    """Differences of two snapshots of a target that did nothing but wait. One
+    malloc arena more is glibc's way with any thread that ever ran."""
+    was = {m.key() for m in without_arenas(before.maps)}
+    now = {m.key() for m in without_arenas(after.maps)}
+    found = ["mapping + %x-%x %s %s" % m for m in sorted(now - was)]
+    found += ["mapping - %x-%x %s %s" % m for m in sorted(was - now)]
+    if len(arenas(after.maps)) > len(arenas(before.maps)) + 1:
+        found.append("more than one malloc arena was added")
+    return found + compare(before, after)
+
+
+def compare(before, after):
+    """Differences that no work of the target's own explains: something of ours,
+    new code, a descriptor, a thread, a signal mask or disposition."""
+    found = ["ours: " + line for line in ours(after.pid)]
+    was = {m.key() for m in before.maps if "x" in m.perms}
+    found += ["new code: " + m.line for m in after.maps if "x" in m.perms and m.key() not in was and not m.inode]
+    for fd in sorted(set(before.fds) | set(after.fds)):
+        if before.fds.get(fd) != after.fds.get(fd):
+            found.append("fd %d: %s, was %s" % (fd, after.fds.get(fd), before.fds.get(fd)))
+    for tid in sorted(set(before.threads) | set(after.threads)):
+        if before.threads.get(tid) != after.threads.get(tid):
+            found.append("thread %d: %s, was %s" % (tid, after.threads.get(tid), before.threads.get(tid)))
+    return found
+
+
+def wait_until(condition, seconds, what, step=0.005):
+    """A deadline loop for what gives no event. Returns what `condition` gave."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            raise AssertionError("not within %.1f s: %s" % (seconds, what))
+        time.sleep(step)

@@ -1,0 +1,316 @@
+"""target: states.py STATE FD_IN FD_OUT. The table of what a target can be doing
+when it is injected; see work.py for the conversation.
+
+A state's step is deterministic, takes some tens of ms at most, and enters only
+frames that return: so that, up to 3.11, no thunk has to stay behind. The one
+exception, `stuck`, is there to show what happens then."""
+import ctypes
+import errno
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+
+import work
+import states_busy
+import states_async
+import states_process
+from work import account, checksum, libc, raw_call
+
+TICK = 0.02  # seconds that an idle state blocks at a time
+TICK_NS = int(TICK * 1e9)
+TICK_MS = int(TICK * 1e3)
+
+
+# --- idle, through Python -------------------------------------------------------
+
+class IdleSelect(work.State):
+    def setup(self, control):
+        self.fd = control.fd
+
+    def step(self, i):
+        select.select([self.fd], [], [], TICK)
+        return checksum(i % work.PERIOD)
+
+
+class IdleEpoll(work.State):
+    def setup(self, control):
+        self.epoll = select.epoll()
+        self.epoll.register(control.fd, select.EPOLLIN)
+
+    def step(self, i):
+        self.epoll.poll(TICK)
+        return checksum(i % work.PERIOD)
+
+
+class IdleSleep(work.State):
+    def step(self, i):
+        time.sleep(TICK)
+        return checksum(i % work.PERIOD)
+
+
+class IdleEvent(work.State):
+    def setup(self, control):
+        self.event = threading.Event()
+
+    def step(self, i):
+        self.event.wait(TICK)
+        return checksum(i % work.PERIOD)
+
+
+class IdleRead(work.State):
+    """Blocks in read(2) on a pipe that another thread feeds, so that frames return."""
+
+    def setup(self, control):
+        self.out, self.into = os.pipe()
+        self.asked = threading.Semaphore(0)
+        feeder = threading.Thread(target=self.feed, name="feeder")
+        feeder.daemon = True
+        feeder.start()
+
+    def feed(self):
+        while True:
+            self.asked.acquire()
+            time.sleep(TICK)
+            os.write(self.into, b"x")
+
+    def step(self, i):
+        self.asked.release()
+        return checksum((i % work.PERIOD, os.read(self.out, 1)))
+
+
+# --- idle, straight through ctypes: EINTR would show ----------------------------------
+
+class Timespec(ctypes.Structure):
+    _fields_ = [("sec", ctypes.c_long), ("nsec", ctypes.c_long)]
+
+
+class EpollEvent(ctypes.Structure):
+    _pack_ = 1
+    _layout_ = "ms"
+    _fields_ = [("events", ctypes.c_uint32), ("data", ctypes.c_uint64)]
+
+
+class PollFd(ctypes.Structure):
+    _fields_ = [("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short)]
+
+
+class Sembuf(ctypes.Structure):
+    _fields_ = [("num", ctypes.c_ushort), ("op", ctypes.c_short), ("flg", ctypes.c_short)]
+
+
+class Raw(work.State):
+    """A blocking call that ends by its own timeout; block() returns what it gave."""
+
+    def step(self, i):
+        return checksum((i % work.PERIOD, self.block()))
+
+    def block(self):
+        raise NotImplementedError
+
+
+class RawEpoll(Raw):
+    def setup(self, control):
+        self.fd = libc.epoll_create1(0)
+        self.events = (EpollEvent * 1)()
+
+    def block(self):
+        return raw_call(libc.epoll_wait, self.fd, self.events, 1, TICK_MS)
+
+
+class RawPoll(Raw):
+    def setup(self, control):
+        self.a, self.b = socket.socketpair()
+        self.fds = (PollFd * 1)(PollFd(self.a.fileno(), 1, 0))
+
+    def block(self):
+        return raw_call(libc.poll, self.fds, 1, TICK_MS)
+
+
+class RawNanosleep(Raw):
+    """Must also last as long as it was asked to."""
+
+    def block(self):
+        start = time.perf_counter()
+        result = raw_call(libc.nanosleep, ctypes.byref(Timespec(0, TICK_NS)), None)
+        return result, time.perf_counter() - start >= TICK
+
+
+class RawRecv(Raw):
+    def setup(self, control):
+        self.a, self.b = socket.socketpair()
+        timeval = Timespec(0, TICK_NS // 1000)
+        libc.setsockopt(self.a.fileno(), socket.SOL_SOCKET, socket.SO_RCVTIMEO, ctypes.byref(timeval), 16)
+        self.buffer = ctypes.create_string_buffer(8)
+
+    def block(self):
+        return raw_call(libc.recv, self.a.fileno(), self.buffer, 8, 0, expect=errno.EAGAIN)
+
+
+class RawSemop(Raw):
+    IPC_PRIVATE, IPC_RMID = 0, 0
+
+    def setup(self, control):
+        self.id = libc.semget(self.IPC_PRIVATE, 1, 0o600)
+        if self.id < 0:
+            return "no System V semaphores here"
+
+    def block(self):
+        take = Sembuf(0, -1, 0)
+        timeout = Timespec(0, TICK_NS)
+        return raw_call(libc.semtimedop, self.id, ctypes.byref(take), 1, ctypes.byref(timeout), expect=errno.EAGAIN)
+
+    def close(self):
+        libc.semctl(self.id, 0, self.IPC_RMID)
+
+
+class RawSigtimedwait(Raw):
+    def setup(self, control):
+        self.set = (ctypes.c_ulong * 16)()
+        libc.sigemptyset(self.set)
+        libc.sigaddset(self.set, signal.SIGUSR2)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+
+    def block(self):
+        return raw_call(libc.sigtimedwait, self.set, None, ctypes.byref(Timespec(0, TICK_NS)), expect=errno.EAGAIN)
+
+
+class RawFutex(Raw):
+    SYS_FUTEX, WAIT_PRIVATE = 202, 128
+
+    def setup(self, control):
+        self.word = ctypes.c_int(0)
+
+    def block(self):
+        return raw_call(libc.syscall, ctypes.c_long(self.SYS_FUTEX), ctypes.byref(self.word), self.WAIT_PRIVATE, 0,
+                        ctypes.byref(Timespec(0, TICK_NS)), expect=errno.ETIMEDOUT)
+
+
+# --- signals ------------------------------------------------------------------------
+
+class Sigalrm(states_busy.Fib):
+    """SIGALRM at 1 kHz over CPU-bound work."""
+
+    def setup(self, control):
+        signal.signal(signal.SIGALRM, self.tick)
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+
+    def tick(self, number, frame):
+        account.signals_seen += 1
+
+    def close(self):
+        account.extra["interval"] = signal.setitimer(signal.ITIMER_REAL, 0)[1]
+
+
+class Queued(work.State):
+    """Queued real-time signals to itself: as many must arrive as were sent."""
+    COUNT = 16
+
+    def setup(self, control):
+        self.number = signal.SIGRTMIN + 3
+        signal.pthread_sigmask(signal.SIG_BLOCK, [self.number])
+
+    def step(self, i):
+        for _ in range(self.COUNT):
+            os.kill(os.getpid(), self.number)
+        account.signals_sent += self.COUNT
+        seen = 0
+        while signal.sigtimedwait([self.number], 0):
+            seen += 1
+        account.signals_seen += seen
+        return checksum((i % work.PERIOD, seen))
+
+
+# --- for the tests of the command line --------------------------------------------------
+
+def grow_small():
+    work.leak_pages(1)
+
+
+def grow_big():
+    work.leak_pages(300)
+
+
+def be_slow():
+    time.sleep(0.08)
+
+
+def inner():
+    return 1
+
+
+def middle():
+    return inner() + 1
+
+
+def outer():
+    return middle() + 1
+
+
+def burst():
+    """Something for each filter; see test_filters in the driver."""
+    grow_small()
+    grow_big()
+    be_slow()
+    outer()
+
+
+def stand(control, release):
+    """A frame that does not return until it is told to."""
+    while control.command()[0] != release:
+        pass
+
+
+class Menu(IdleSelect):
+    """Idle in select; does what it is asked to."""
+
+    def setup(self, control):
+        IdleSelect.setup(self, control)
+        self.start, self.done = threading.Semaphore(0), threading.Semaphore(0)
+        self.tid = 0
+        helper = threading.Thread(target=self.help, name="helper")
+        helper.daemon = True
+        helper.start()
+        self.done.acquire()
+
+    def help(self):
+        self.tid = libc.syscall(ctypes.c_long(186))  # gettid
+        while True:
+            self.done.release()
+            self.start.acquire()
+            burst()
+
+    def command(self, words, control):
+        if words[0] == "burst":
+            burst()
+            control.tell(burst=True)
+        elif words[0] == "burst_helper":
+            self.start.release()
+            self.done.acquire()
+            control.tell(burst=True)
+        elif words[0] == "helper_tid":
+            control.tell(tid=self.tid)
+        elif words[0] == "stand":
+            control.tell(standing=True)
+            stand(control, "return")
+            control.tell(returned=True)
+        else:
+            return False
+        return True
+
+
+STATES = {
+    "select": IdleSelect, "epoll": IdleEpoll, "sleep": IdleSleep, "event": IdleEvent, "read": IdleRead,
+    "raw_epoll": RawEpoll, "raw_poll": RawPoll, "raw_nanosleep": RawNanosleep, "raw_recv": RawRecv,
+    "raw_semop": RawSemop, "raw_sigtimedwait": RawSigtimedwait, "raw_futex": RawFutex,
+    "sigalrm": Sigalrm, "queued": Queued, "menu": Menu,
+}
+STATES.update(states_busy.STATES)
+STATES.update(states_async.STATES)
+STATES.update(states_process.STATES)
+
+if __name__ == "__main__":
+    work.main(STATES)

@@ -1,0 +1,176 @@
+"""States that keep the interpreter busy."""
+import json
+import queue
+import re
+import sys
+import threading
+import zlib
+
+import work
+from work import checksum
+
+try:
+    import sqlite3
+except ImportError:
+    sqlite3 = None
+
+
+def fib(n):
+    return n if n < 2 else fib(n - 1) + fib(n - 2)
+
+
+class Fib(work.State):
+    def step(self, i):
+        return checksum(fib(12 + i % work.PERIOD))
+
+
+def churn(seed, count=400):
+    """Dicts, lists and strings of all sizes, made and dropped."""
+    table = {}
+    for i in range(count):
+        key = "key-%d" % ((i * 7919 + seed) % 257)
+        table.setdefault(key, []).append("v" * (i % 700))
+        if i % 3 == 0:
+            table.pop("key-%d" % ((i * 31 + seed) % 257), None)
+    return sum(len(values) * len(key) + sum(map(len, values)) for key, values in table.items())
+
+
+class Alloc(work.State):
+    def step(self, i):
+        return checksum([churn(i % work.PERIOD * 10 + k) for k in range(5)])
+
+
+class Threads(work.State):
+    """50 threads: 40 that stay and 10 new ones in every step."""
+    STAYING, FRESH = 40, 10
+
+    def setup(self, control):
+        self.results = queue.Queue()
+        self.inboxes = [queue.Queue() for _ in range(self.STAYING)]
+        for inbox in self.inboxes:
+            thread = threading.Thread(target=self.stay, args=(inbox,))
+            thread.daemon = True
+            thread.start()
+
+    def stay(self, inbox):
+        while True:
+            self.once(inbox.get())
+
+    def once(self, seed):
+        self.results.put((seed, churn(seed, 60)))
+
+    def step(self, i):
+        base = i % work.PERIOD * 100
+        for k, inbox in enumerate(self.inboxes):
+            inbox.put(base + k)
+        fresh = [threading.Thread(target=self.once, args=(base + self.STAYING + k,)) for k in range(self.FRESH)]
+        for thread in fresh:
+            thread.start()
+        got = sorted(self.results.get() for _ in range(self.STAYING + self.FRESH))
+        for thread in fresh:
+            thread.join()
+        return checksum(got)
+
+
+class Recursion(work.State):
+    """Down to near the recursion limit and back."""
+    MARGIN = 120
+
+    def down(self, n):
+        return 0 if n == 0 else (self.down(n - 1) * 3 + n) % 65521
+
+    def step(self, i):
+        return checksum(self.down(sys.getrecursionlimit() - self.MARGIN - i % work.PERIOD) % 2 +
+                        self.down(500 + i % work.PERIOD))
+
+
+class CExtensions(work.State):
+    """Most of the time is spent in C: json, re, zlib, sqlite3."""
+
+    def setup(self, control):
+        if sqlite3 is None:
+            return "this interpreter has no sqlite3"
+        self.db = sqlite3.connect(":memory:")
+        self.db.execute("create table t (k integer primary key, v text)")
+
+    def step(self, i):
+        i %= work.PERIOD
+        document = [{"id": k, "name": "n%d" % (k * i), "tags": ["a", "b", k]} for k in range(60)]
+        text = json.dumps(json.loads(json.dumps(document, sort_keys=True)), sort_keys=True)
+        words = re.sub(r"n(\d+)", lambda m: m.group(1)[::-1], text)
+        self.db.execute("delete from t")
+        self.db.executemany("insert into t values (?, ?)", [(k, words[k:k + 20]) for k in range(100)])
+        rows = self.db.execute("select v, count(*) from t group by v order by v").fetchall()
+        return checksum((rows, zlib.crc32(zlib.compress(words.encode(), 6))))
+
+
+def traced_work(i):
+    total = 0
+    for k in range(20):
+        total += fib(5 + (i + k) % 4)
+    return total
+
+
+class Traced(work.State):
+    """Under a tracer in pure Python, as a debugger or a coverage tool would be."""
+
+    def setup(self, control):
+        self.lines = 0
+        sys.settrace(self.trace)
+
+    def trace(self, frame, event, arg):
+        if frame.f_code.co_name not in ("fib", "traced_work"):
+            return None
+        self.lines += event == "line"
+        return self.trace
+
+    def step(self, i):
+        before = self.lines
+        return checksum((traced_work(i % work.PERIOD), self.lines - before))
+
+    def close(self):
+        work.account.extra["tracer_kept"] = sys.gettrace() == self.trace
+        sys.settrace(None)
+
+
+class Profiled(work.State):
+    """Under cProfile: its counts must not change."""
+
+    def setup(self, control):
+        import cProfile
+        self.make = cProfile.Profile
+
+    def step(self, i):
+        profile = self.make()
+        profile.enable()
+        value = traced_work(i % work.PERIOD)
+        profile.disable()
+        calls = [row.callcount for row in profile.getstats()
+                 if getattr(row.code, "co_name", None) in ("fib", "traced_work")]
+        return checksum((value, sorted(calls)))
+
+
+class Covered(work.State):
+    """Under coverage.py, where it is installed."""
+
+    def setup(self, control):
+        try:
+            import coverage
+        except ImportError:
+            return "module coverage is missing"
+        self.coverage = coverage.Coverage(data_file=None, include=[__file__])
+        self.coverage.start()
+
+    def step(self, i):
+        return checksum(traced_work(i % work.PERIOD))
+
+    def close(self):
+        self.coverage.stop()
+        lines = self.coverage.get_data().lines(__file__) or []
+        work.account.extra["lines_covered"] = fib.__code__.co_firstlineno + 1 in lines
+
+
+STATES = {
+    "fib": Fib, "alloc": Alloc, "threads": Threads, "recursion": Recursion, "c_extensions": CExtensions,
+    "traced": Traced, "profiled": Profiled, "covered": Covered,
+}

@@ -1,0 +1,66 @@
+"""States that make processes."""
+import multiprocessing
+import os
+import subprocess
+import threading
+
+import work
+from work import checksum
+from states_busy import fib
+
+
+class Fork(work.State):
+    """fork in a loop; the child works a little and tells by its exit status."""
+
+    def step(self, i):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(fib(10 + i % work.PERIOD) % 100)
+        status = os.waitpid(pid, 0)[1]
+        return checksum((os.WIFEXITED(status), os.WEXITSTATUS(status)))
+
+
+class ForkThread(Fork):
+    """A child whose only thread outlives many calls: hooks without an agent."""
+
+    def step(self, i):
+        pid = os.fork()
+        if pid == 0:
+            results = []
+            thread = threading.Thread(target=lambda: results.append(fib(10 + i % work.PERIOD)))
+            thread.start()
+            thread.join()
+            os._exit(results[0] % 100)
+        status = os.waitpid(pid, 0)[1]
+        return checksum((os.WIFEXITED(status), os.WEXITSTATUS(status)))
+
+
+def child_work(pipe, n):
+    pipe.send(fib(n))
+    pipe.close()
+
+
+class Multiprocessing(work.State):
+    def setup(self, control):
+        self.context = multiprocessing.get_context("fork")
+
+    def step(self, i):
+        ours, theirs = self.context.Pipe(duplex=False)
+        process = self.context.Process(target=child_work, args=(theirs, 10 + i % work.PERIOD))
+        process.start()
+        theirs.close()
+        value = ours.recv()
+        process.join()
+        ours.close()
+        return checksum((value, process.exitcode))
+
+
+class Spawn(work.State):
+    """vfork and exec, as subprocess does them."""
+
+    def step(self, i):
+        out = subprocess.check_output(["/bin/echo", str(i % work.PERIOD)])
+        return checksum(out)
+
+
+STATES = {"fork": Fork, "fork_thread": ForkThread, "multiprocessing": Multiprocessing, "spawn": Spawn}
