@@ -95,14 +95,15 @@ struct call {
     const void *prev_frame;
     uintptr_t prev_sp;
     int32_t prev_abs;
-    uint32_t pad;
+    uint16_t prev_line_depth; /* lines.c */
+    uint16_t pad;
+    struct code *prev_line_code;
     /* the meter at entry */
     uint64_t time0;
     int64_t rss0;
     uint64_t faults0;
     uint64_t uss0;
     uint64_t probe0; /* thread's probe_ns */
-    uint64_t line_faults0;
 };
 _Static_assert(sizeof(struct call) <= THUNK_CALL_SIZE, "thunk.S reserves this much");
 
@@ -124,8 +125,10 @@ struct thread {
     bool fresh; /* no event yet */
     bool pre_root; /* a --root function that was entered before the hook may be on its stack */
     bool in_root;  /* base counts from a root */
-    bool armed;    /* lines.c: c_tracefunc is ours */
+    bool armed;    /* lines.c: c_tracefunc is ours, lines of the running call count */
     bool lines_busy; /* lines.c: its trace slot belongs to someone else */
+    uint16_t line_depth;     /* lines.c: of the call that is armed */
+    struct code *line_code;
     const void *top_frame; /* innermost tracked call's frame, NULL if none */
     uintptr_t top_sp;      /* address of its struct call */
     int32_t top_abs;
@@ -243,7 +246,7 @@ void lines_enter(struct thread *th, struct call *c, char *tstate); /* up to 3.11
 void lines_exit(struct thread *th, const struct call *c);
 void lines_code(const void *pycode); /* 3.12+: arms the code's LINE events */
 void line_record(struct thread *th, struct code *code, uint32_t line, unsigned depth);
-bool line_first(uint32_t code_id, uint32_t line);
+bool lines_busy_news(void); /* since the last time: a thread was skipped for another tool's trace function */
 
 /* ---- wire.c ------------------------------------------------------------------ */
 

@@ -126,6 +126,25 @@ static int prepare(void)
     return verify_layout();
 }
 
+static int install_monitoring(void)
+{
+    int err = g.lines ? lines_install() : 0;
+
+    return err ? err : monitor_install();
+}
+
+/* Line tracing needs the thunk page. Calls that come between find it not armed yet. */
+static int install_thunk(void)
+{
+    int err = thunk_install();
+
+    if (!err && g.lines && (err = lines_install())) {
+        hook_inert();
+        thunk_uninstall();
+    }
+    return err;
+}
+
 int hook_install(void)
 {
     int err = prepare();
@@ -143,9 +162,7 @@ int hook_install(void)
     g.no_quiet = g.roots || g.greenlets;
     *g.armed = 1;
     g.installed = true;
-    err = g.hook == MP_HOOK_MONITORING ? monitor_install() : thunk_install();
-    if (!err && g.lines && (err = lines_install()))
-        g.hook == MP_HOOK_MONITORING ? monitor_uninstall() : thunk_uninstall();
+    err = g.hook == MP_HOOK_MONITORING ? install_monitoring() : install_thunk();
     if (err) {
         hook_inert();
         g.installed = false;

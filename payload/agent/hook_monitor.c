@@ -27,6 +27,7 @@ static int tool = -1;
 static struct {
     PyObj *event; /* an int: 1 << id, as sys.monitoring.events has it */
     PyObj *callback;
+    bool registered;
 } slots[NEVENTS + 1]; /* the last: LINE */
 
 /* ---- events ------------------------------------------------------------------- */
@@ -335,6 +336,7 @@ static int register_callbacks(void)
             py_error_text(text, sizeof(text));
             return fail_set(MP_FAIL_AUDIT, 0, "sys.monitoring.register_callback was refused", text);
         }
+        slots[i].registered = true;
         if (i < NEVENTS)
             set |= py_long(slots[i].event);
     }
@@ -379,14 +381,16 @@ int monitor_install(void)
 }
 
 /* free_tool_id before 3.14 leaves callbacks and events in place: each is taken
- * back first. `mon` may be a tool of an earlier agent. */
-static void release_tool(PyObj *mon, int id)
+ * back first. all: not only what we registered, but what an earlier agent may have. */
+static void release_tool(PyObj *mon, int id, bool all)
 {
     PyObj *events = py_getattr(mon, "events"), *event;
 
     if (!done(py_method(mon, "set_events", "ii", id, 0)))
         py_error_clear();
     for (int i = 0; events && i <= NEVENTS; i++) {
+        if (!all && !slots[i].registered)
+            continue;
         event = py_getattr(events, rows[i].event);
         if (!event || !done(py_method(mon, "register_callback", "iOO", id, event, PY_NONE))) {
             py_error_clear();
@@ -404,7 +408,7 @@ static void release_tool(PyObj *mon, int id)
 void monitor_uninstall(void)
 {
     if (tool >= 0)
-        release_tool(monitoring, tool);
+        release_tool(monitoring, tool, false);
     tool = -1;
     for (int i = 0; i <= NEVENTS; i++) {
         if (slots[i].event)
@@ -415,6 +419,7 @@ void monitor_uninstall(void)
         if (slots[i].callback)
             py_decref(slots[i].callback);
         slots[i].event = slots[i].callback = NULL;
+        slots[i].registered = false;
     }
     if (disable)
         py_decref(disable);
@@ -429,5 +434,5 @@ void monitor_cure(void)
 
     for (int i = 0; mon && i < 6; i++)
         if (tool_user(mon, i) == 2)
-            release_tool(mon, i);
+            release_tool(mon, i, true);
 }

@@ -1,9 +1,372 @@
-/* --lines. */
+/* --lines: a record at each line that a traced call executes.
+ *
+ * 3.12+: the code of a traced call gets local LINE events at its first traced
+ * entry. They fire at any depth; the callback takes only lines of the call that
+ * is the innermost traced one.
+ *
+ * Before: a trace function on threads that are inside a traced call, and only
+ * while its own frame runs. enter sets c_tracefunc for a recorded call and clears
+ * it for others (CALL_GUARD is the first call below the depth, so that all that
+ * is deeper runs untraced); exit puts back what was. The fields are written
+ * directly: PyEval_SetTrace would raise an audit event, which can run Python
+ * code, at every call. What else it does is done once at install:
+ *   - up to 3.9 line events need `tracing_possible` > 0 (Python/ceval.c), which
+ *     counts threads: PyEval_SetTrace on our own thread raises it, and it is
+ *     lowered again at uninstall;
+ *   - the audit event is raised once, and a veto respected.
+ * c_tracefunc points into the thunk page, never into the agent: 3.11's call_trace
+ * allocates between reading and calling it. Another tool's function is never
+ * displaced. */
 #include "agent/python.h"
-int lines_install(void) { return 0; }
-void lines_uninstall(void) {}
-void lines_enter(struct thread *th, struct call *c, char *tstate) { (void)th; (void)c; (void)tstate; }
-void lines_exit(struct thread *th, const struct call *c) { (void)th; (void)c; }
-void lines_code(const void *pycode) { (void)pycode; }
-void line_record(struct thread *th, struct code *code, uint32_t line, unsigned depth) { (void)th; (void)code; (void)line; (void)depth; }
-bool line_first(uint32_t code_id, uint32_t line) { (void)code_id; (void)line; return false; }
+
+#define TRACE_LINE 2 /* PyTrace_LINE, Include/cpython/pystate.h */
+#define SEEN_MIN 4096u
+#define CODES_MIN 512u
+#define CODES_MAX 16384u /* code objects kept alive for their LINE events */
+
+static uint64_t *seen; /* (code id << 32 | line) + 1: visited before; open addressing, 0 is empty */
+static uint32_t nseen, seen_used;
+static const void **codes; /* 3.12+: code objects with LINE events, owned; open addressing */
+static uint32_t ncodes, codes_used;
+static uint64_t trace_entry; /* 0: not armed */
+static unsigned displaced; /* up to 3.9: settrace calls that took our function for a user's */
+static volatile uint32_t busy, busy_told;
+
+bool lines_busy_news(void)
+{
+    uint32_t now = busy;
+    bool news = now != busy_told;
+
+    busy_told = now;
+    return news;
+}
+
+/* ---- records ------------------------------------------------------------------ */
+
+static uint32_t hash64(uint64_t v)
+{
+    return (uint32_t)((v * 0x9e3779b97f4a7c15ull) >> 36);
+}
+
+static void seen_put(uint64_t key)
+{
+    uint32_t i = hash64(key) & (nseen - 1);
+
+    while (seen[i])
+        i = (i + 1) & (nseen - 1);
+    seen[i] = key;
+}
+
+static void seen_grow(void)
+{
+    uint64_t *old = seen, *fresh = mem_map(2 * nseen * sizeof(*seen), true);
+    uint32_t n = nseen;
+
+    if (!fresh)
+        return;
+    seen = fresh;
+    nseen = 2 * n;
+    for (uint32_t i = 0; i < n; i++)
+        if (old[i])
+            seen_put(old[i]);
+    mem_unmap(old);
+}
+
+/* Whether this is the first visit of the line; full memory makes all later ones old. */
+static bool line_first(uint32_t code_id, uint32_t line)
+{
+    uint64_t key = ((uint64_t)code_id << 32 | line) + 1;
+    uint32_t i = hash64(key) & (nseen - 1);
+
+    for (; seen[i]; i = (i + 1) & (nseen - 1))
+        if (seen[i] == key)
+            return false;
+    if (2 * seen_used >= nseen)
+        seen_grow();
+    if (4 * seen_used >= 3 * nseen)
+        return false;
+    seen_put(key);
+    seen_used++;
+    return true;
+}
+
+void line_record(struct thread *th, struct code *code, uint32_t line, unsigned depth)
+{
+    bool first = line_first(code->id, line);
+    struct mp_record *rec;
+    struct reading r;
+    struct rollup roll;
+
+    meter_exit(th, &r);
+    rec = ring_reserve(th);
+    if (!rec)
+        return;
+    *rec = (struct mp_record){
+        .time_ns = r.time,
+        .code_id = code->id,
+        .thread_id = th->id,
+        .type = MP_REC_LINE,
+        .flags = (r.has_rss ? MP_REC_HAS_RSS : 0) | (r.has_own ? MP_REC_HAS_OWN | MP_REC_HAS_PEAK : 0),
+        .depth = (uint16_t)depth,
+        .line = line,
+        .rss_pages = (uint32_t)r.rss,
+        .own_pages = (uint32_t)(r.faults - th->line_faults),
+        .peak_bytes = r.peak,
+    };
+    th->line_faults = r.faults;
+    /* The first visit is what the original's table shows: always measured. */
+    if ((first || rollup_wanted(r.time, r.rss, code)) && meter_rollup(th, 1, &roll)) {
+        rec->flags |= MP_REC_HAS_USS;
+        rec->uss_bytes = roll.uss;
+        rec->swap_bytes = roll.swap;
+    }
+    ring_commit(th);
+}
+
+/* ---- 3.12 and later ---------------------------------------------------------------- */
+
+static const void **codes_place(const void *pycode)
+{
+    uint32_t i = hash64((uintptr_t)pycode >> 4) & (ncodes - 1);
+
+    while (codes[i] && codes[i] != pycode)
+        i = (i + 1) & (ncodes - 1);
+    return &codes[i];
+}
+
+static bool codes_grow(void)
+{
+    const void **old = codes, **fresh;
+    uint32_t n = ncodes;
+
+    if (n >= CODES_MAX || !(fresh = mem_map(2 * n * sizeof(*codes), true)))
+        return false;
+    codes = fresh;
+    ncodes = 2 * n;
+    for (uint32_t i = 0; i < n; i++)
+        if (old[i])
+            *codes_place(old[i]) = old[i];
+    mem_unmap(old);
+    return true;
+}
+
+/* Arms a code object once; the reference keeps its address and lets uninstall
+ * take the events back. Setting events inside PY_START of the same code is what
+ * coverage.py does as well: they fire from this very call on. */
+void lines_code(const void *pycode)
+{
+    const void **place = codes_place(pycode);
+    struct py_error e;
+
+    if (*place)
+        return;
+    if (2 * codes_used >= ncodes) {
+        if (!codes_grow() && 4 * codes_used >= 3 * ncodes)
+            return;
+        place = codes_place(pycode);
+    }
+    py_error_save(&e);
+    if (!monitor_set_lines((void *)(uintptr_t)pycode, true)) {
+        py_incref((void *)(uintptr_t)pycode);
+        *place = pycode;
+        codes_used++;
+    }
+    py_error_restore(&e);
+}
+
+static void codes_disarm(void)
+{
+    for (uint32_t i = 0; i < ncodes; i++)
+        if (codes[i]) {
+            monitor_set_lines((void *)(uintptr_t)codes[i], false);
+            py_decref((void *)(uintptr_t)codes[i]);
+            codes[i] = NULL;
+        }
+    codes_used = 0;
+}
+
+/* ---- up to 3.11 ---------------------------------------------------------------------- */
+
+static void *this_tstate(void)
+{
+    return PY_HAS(_PyThreadState_UncheckedGet) ? PY(_PyThreadState_UncheckedGet, void *(*)(void))() : py_tstate();
+}
+
+/* use_tracing follows from the two functions, as PyEval_SetTrace computes it: an
+ * int of the thread state up to 3.9, a word of its current CFrame in 3.10 (int)
+ * and 3.11 (a byte, 255: a mask on opcodes). Frames that return hand the word to
+ * their caller's CFrame. */
+static void update_use_tracing(char *ts)
+{
+    bool on = FIELD(void *, ts, g.layout.ts_tracefunc) || FIELD(void *, ts, g.layout.ts_profilefunc);
+
+    if (g.minor <= 9)
+        FIELD(int32_t, ts, g.layout.ts_use_tracing) = on;
+    else if (g.minor == 10)
+        FIELD(int32_t, FIELD(void *, ts, g.layout.ts_use_tracing), 0) = on;
+    else
+        FIELD(uint8_t, FIELD(void *, ts, g.layout.ts_use_tracing), 0) =
+            on && FIELD(int32_t, ts, g.layout.ts_tracing) <= 0 ? 255 : 0;
+}
+
+static bool use_tracing(char *ts)
+{
+    if (g.minor <= 9)
+        return FIELD(int32_t, ts, g.layout.ts_use_tracing) != 0;
+    return FIELD(uint8_t, FIELD(void *, ts, g.layout.ts_use_tracing), 0) != 0;
+}
+
+static void set_tracefunc(char *ts, uint64_t f)
+{
+    FIELD(uint64_t, ts, g.layout.ts_tracefunc) = f;
+    update_use_tracing(ts);
+}
+
+/* Arms or disarms the running thread. Someone else's function stays. */
+static void arm(struct thread *th, char *ts, bool on)
+{
+    uint64_t now = FIELD(uint64_t, ts, g.layout.ts_tracefunc);
+
+    if (th->armed && now != trace_entry) { /* a settrace call replaced ours */
+        displaced++;
+        th->armed = false;
+    }
+    if (on == th->armed || !trace_entry)
+        return;
+    if (on && now) {
+        if (!th->lines_busy)
+            busy++;
+        th->lines_busy = true;
+        return;
+    }
+    set_tracefunc(ts, on ? trace_entry : 0);
+    th->armed = on;
+}
+
+void lines_enter(struct thread *th, struct call *c, char *tstate)
+{
+    c->prev_armed = th->armed;
+    c->prev_line_code = th->line_code;
+    c->prev_line_depth = th->line_depth;
+    arm(th, g.minor >= 9 ? tstate : this_tstate(), c->kind == CALL_RECORD);
+    th->line_code = c->code;
+    th->line_depth = c->depth;
+}
+
+void lines_exit(struct thread *th, const struct call *c)
+{
+    arm(th, this_tstate(), c->prev_armed);
+    th->line_code = c->prev_line_code;
+    th->line_depth = c->prev_line_depth;
+}
+
+/* Is it the armed call's own frame? On 3.11 the interpreter inlines some calls
+ * (__getitem__) past the hook; their lines are not that call's. */
+static bool own_frame(const struct thread *th, const void *frame)
+{
+    const void *code;
+    bool same;
+
+    if (g.layout.frame_kind == FRAME_OBJECT)
+        return frame == th->top_frame;
+    code = PY(PyFrame_GetCode, void *(*)(const void *))(frame);
+    same = code_known(code) == th->line_code;
+    py_decref((void *)(uintptr_t)code);
+    return same;
+}
+
+/* A Py_tracefunc, reached through the thunk page. */
+static int on_trace(PyObj *self, void *frame, int what, PyObj *arg)
+{
+    struct thread *th;
+
+    (void)self, (void)arg;
+    if (unlikely(!*g.armed))
+        return 0;
+    g.line_events++;
+    th = thread_current();
+    if (what != TRACE_LINE || !th || !th->armed || !own_frame(th, frame))
+        return 0;
+    line_record(th, th->line_code, (uint32_t)PY(PyFrame_GetLineNumber, int (*)(void *))(frame), th->line_depth);
+    return 0;
+}
+
+/* PyEval_SetTrace on the agent's own thread; -1 when vetoed, with the exception
+ * set or not. 3.9-3.11 have one that says so; 3.8's returns in silence. */
+static int set_own_trace(char *ts, uint64_t f)
+{
+    if (PY_HAS(_PyEval_SetTrace))
+        return PY(_PyEval_SetTrace, int (*)(void *, uint64_t, void *))(ts, f, NULL);
+    PY(PyEval_SetTrace, void (*)(uint64_t, void *))(f, NULL);
+    return FIELD(uint64_t, ts, g.layout.ts_tracefunc) == f || !PY(PyErr_Occurred, void *(*)(void))() ? 0 : -1;
+}
+
+static int trace_install(void)
+{
+    uint64_t entry = thunk_page()->trace_entry;
+    char *ts = py_tstate(), text[160];
+
+    if (g.slots_before.trace_threads)
+        return fail_set(MP_FAIL_TRACER, 0, "a debugger or coverage tool holds the trace slot", NULL);
+    if (set_own_trace(ts, entry)) {
+        py_error_text(text, sizeof(text));
+        return fail_set(MP_FAIL_AUDIT, 0, "sys.settrace was refused", text);
+    }
+    if (FIELD(uint64_t, ts, g.layout.ts_tracefunc) != entry || !use_tracing(ts)) {
+        set_own_trace(ts, 0);
+        return fail_set(MP_FAIL_LAYOUT, 0, "c_tracefunc is not where it should be", NULL);
+    }
+    set_tracefunc(ts, 0); /* behind its back: tracing_possible stays raised */
+    thunk_page()->trace = (uint64_t)(uintptr_t)on_trace;
+    trace_entry = entry;
+    return 0;
+}
+
+static void trace_uninstall(void)
+{
+    char *own = py_tstate();
+    void *ts = PY(PyInterpreterState_ThreadHead, void *(*)(void *))(g.interp);
+
+    for (; ts; ts = PY(PyThreadState_Next, void *(*)(void *))(ts))
+        if (FIELD(uint64_t, ts, g.layout.ts_tracefunc) == trace_entry)
+            set_tracefunc(ts, 0);
+    if (g.minor > 9)
+        return;
+    /* tracing_possible: each displaced function of ours was subtracted, though
+     * never added; then comes the one that install added. */
+    for (; displaced; displaced--) {
+        set_own_trace(own, trace_entry);
+        set_tracefunc(own, 0);
+    }
+    set_tracefunc(own, trace_entry);
+    set_own_trace(own, 0);
+    py_error_clear();
+    set_tracefunc(own, 0);
+}
+
+/* ---- both ------------------------------------------------------------------------------- */
+
+int lines_install(void)
+{
+    trace_entry = 0;
+    nseen = SEEN_MIN;
+    seen_used = ncodes = codes_used = displaced = busy = busy_told = 0;
+    seen = mem_map(nseen * sizeof(*seen), true);
+    if (!seen)
+        return fail_set(MP_FAIL_MEMORY, SYS_ENOMEM, "no memory", NULL);
+    if (g.hook == MP_HOOK_THUNK)
+        return trace_install();
+    codes = mem_map(CODES_MIN * sizeof(*codes), true);
+    if (!codes)
+        return fail_set(MP_FAIL_MEMORY, SYS_ENOMEM, "no memory", NULL);
+    ncodes = CODES_MIN;
+    return 0;
+}
+
+void lines_uninstall(void)
+{
+    if (g.hook == MP_HOOK_THUNK)
+        trace_uninstall();
+    else
+        codes_disarm();
+}

@@ -351,6 +351,8 @@ static void once_a_second(uint64_t now, uint64_t *next_stats, uint32_t *named)
         *named = g.next_thread_id;
         read_names();
     }
+    if (lines_busy_news())
+        wire_note(MP_NOTE_LINES_BUSY, "a thread has another tool's trace function: its lines are not traced");
     update_control();
     send_stats();
 }

@@ -62,6 +62,7 @@ static void thread_reset(struct thread *th, int32_t tid)
     th->skip = g.opt.thread && g.opt.thread != tid;
     th->fresh = true;
     th->pre_root = th->in_root = th->armed = th->lines_busy = false;
+    th->line_code = NULL;
     th->top_frame = NULL;
     th->top_sp = 0;
     th->top_abs = DEPTH_NONE;

@@ -253,6 +253,47 @@ def held(run):
         assert s.bye.inflight > 0 and any("mempulse" in m or "r-x" in m for m in run.second["maps"] + ["r-x"])
 
 
+@test(root=["lines"], depth=1, flags=wire.OPT_LINES)
+def lines(run):
+    check_basic(run)
+    s = run.session
+    lined = [r for r in s.lines() if r.name == "lined"]
+    first = run.first["result"]
+    visits = [r.line - first for r in lined]
+    assert visits == ([1] + [2, 3] * 4 + [2, 4, 5]) * 3, visits
+    seen = set()
+    for r in s.lines():
+        assert r.depth == (0 if r.name == "lines" else 1)
+        if (r.code, r.line) not in seen:
+            assert r.flags & wire.HAS_USS and r.uss > 1 << 20, r
+        seen.add((r.code, r.line))
+    for i in range(3):
+        after = lined[12 * i + 11]
+        assert 50 <= after.own <= 52 and after.rss - lined[12 * i + 10].rss >= 50, after
+    assert {r.name for r in s.lines()} <= {"lines", "lined", "catcher", "consume"}, {r.name for r in s.lines()}
+    assert len(s.calls("lined")) == 3 and not s.calls("grower")
+
+
+@test("busy", depth=3, flags=wire.OPT_LINES)
+def busy_lines(run):
+    assert run.session.failed is None, run.session.failed
+    run.clean()
+    assert len(run.session.lines()) > 100
+
+
+@test(before=(3, 12), flags=wire.OPT_LINES)
+def traced(run):
+    assert run.session.failed and run.session.failed[0] == 5, run.session.failed
+    assert not run.first["hooked"] and run.session.bye.reason == 4
+    run.clean()
+
+
+@test(since=(3, 12))
+def audited(run):
+    assert run.session.failed and run.session.failed[0] == 2 and "not here" in run.session.failed[2], run.session.failed
+    run.clean(residue=run.session.bye.residue)
+
+
 @test("nothing")
 def detach(run):
     check_basic(run)

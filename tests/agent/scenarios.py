@@ -99,6 +99,11 @@ def kinds(agent, before):
 
 # -- asyncio ---------------------------------------------------------------------------
 
+def asyncs_before(agent):
+    import asyncio
+    asyncio.new_event_loop().close()
+
+
 def asyncs(agent, before):
     import asyncio
 
