@@ -1,0 +1,282 @@
+/* Sweeping: inert leftovers of ours are unmapped by a thread of the target, one
+ * munmap each, with the same care as in an injection.
+ *
+ * Only what nothing can reach is touched, and that is looked up, not assumed:
+ *   a region   its magic; no agent mapped any more; its threads gone; no thread
+ *              waits inside it
+ *   a thunk    its magic; inert and empty by its own account; no word of the
+ *              target's writable memory points into it
+ * What can't be judged stays: an inert page costs nothing, a wrong munmap all. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "inject/borrow.h"
+#include "inject/ours.h"
+#include "target/mem.h"
+#include "target/proc.h"
+
+#define SWEEP_MAX 32                  /* mappings in one sweep */
+#define SWEEP_LOOKS 3                 /* at the threads, SWEEP_LOOK_NS apart */
+#define SWEEP_LOOK_NS 20000000
+#define SWEEP_SCAN_MAX (4ull << 30)   /* bytes of writable memory searched for pointers */
+#define SWEEP_CHUNK (1u << 20)
+#define SWEEP_STACKS 1024             /* stacks whose dead part is known and not searched */
+#define SWEEP_CALL_NS 1000000000ull
+#define SWEEP_BORROW_MS 2000
+
+/* The writable page of a thunk (payload/agent/thunk.h), as far as it matters here. */
+#define SWEEP_THUNK_MAGIC "MPTHUNK\1"
+struct sweep_thunk {
+    char magic[8];
+    uint64_t enter, exit, orig, inflight, gen, trace;
+};
+
+struct sweep_range {
+    raddr_t lo, hi;
+    const char *what;
+    bool in_use;
+};
+
+struct sweep {
+    pid_t pid, live;
+    FILE *log;
+    struct maps maps;
+    struct sweep_range range[SWEEP_MAX];
+    size_t count;
+    raddr_t sp[SWEEP_STACKS]; /* stack pointers of threads that wait */
+    size_t sp_count;
+};
+
+static void sweep_add(struct sweep *s, raddr_t lo, raddr_t hi, const char *what)
+{
+    if (s->count < SWEEP_MAX)
+        s->range[s->count++] = (struct sweep_range){.lo = lo, .hi = hi, .what = what};
+}
+
+static bool sweep_agent_mapped(const struct sweep *s)
+{
+    for (size_t i = 0; i < s->maps.count; i++)
+        if (!strncmp(s->maps.entry[i].name, "/memfd:" MP_AGENT_NAME, sizeof "/memfd:" MP_AGENT_NAME - 1))
+            return true;
+    return false;
+}
+
+/* Whether a thread with this id, as the target numbers it, exists. */
+static bool sweep_tid_lives(const struct sweep *s, int32_t ns_tid)
+{
+    pid_t *tids;
+    size_t n;
+    bool found = false;
+    if (ns_tid <= 0)
+        return false;
+    if (proc_tasks(s->pid, &tids, &n) < 0)
+        return true;
+    for (size_t i = 0; i < n && !found; i++) {
+        struct proc_status st;
+        if (proc_status_read(&st, s->pid, tids[i]) == 0)
+            found = (st.ns_pid ? st.ns_pid : st.pid) == ns_tid;
+    }
+    free(tids);
+    return found;
+}
+
+static void sweep_find_regions(struct sweep *s)
+{
+    struct ours o;
+    ours_find(&o, s->live, &s->maps);
+    for (size_t i = 0; i < o.region_count; i++) {
+        struct mp_boot b;
+        if (mem_read(s->live, o.region[i] + MP_BOOT_OFF, &b, sizeof b) < 0 || b.magic != MP_BOOT_MAGIC ||
+            b.region_base != o.region[i])
+            continue;
+        if (sweep_tid_lives(s, b.raw_tid) || sweep_tid_lives(s, b.worker_tid))
+            continue;
+        sweep_add(s, o.region[i], o.region[i] + MP_REGION_SIZE, "boot region");
+    }
+}
+
+static void sweep_find_thunks(struct sweep *s)
+{
+    for (size_t i = 0; i + 1 < s->maps.count; i++) {
+        const struct maps_entry *code = &s->maps.entry[i], *data = code + 1;
+        struct sweep_thunk t;
+        bool anonymous = !code->inode && !data->inode;
+        if (!anonymous || !code->exec || code->write || !data->write || code->hi != data->lo ||
+            code->hi - code->lo != MP_PAGE || data->hi - data->lo < MP_PAGE)
+            continue;
+        if (mem_read(s->live, data->lo, &t, sizeof t) < 0 || memcmp(t.magic, SWEEP_THUNK_MAGIC, 8) != 0)
+            continue;
+        if (t.enter || t.exit || t.trace || t.inflight)
+            continue;
+        sweep_add(s, code->lo, data->lo + MP_PAGE, "thunk");
+    }
+}
+
+static struct sweep_range *sweep_at(struct sweep *s, raddr_t at)
+{
+    for (size_t i = 0; i < s->count; i++)
+        if (at >= s->range[i].lo && at < s->range[i].hi)
+            return &s->range[i];
+    return NULL;
+}
+
+/* Marks ranges in which a thread waits or has its stack. A reaper sleeps nearly
+ * all of its short life, so a few looks find it. */
+static void sweep_mark_threads(struct sweep *s)
+{
+    pid_t *tids;
+    size_t n;
+    if (proc_tasks(s->pid, &tids, &n) < 0)
+        return;
+    s->sp_count = 0;
+    for (size_t i = 0; i < n; i++) {
+        struct proc_syscall sc;
+        if (proc_syscall_read(&sc, s->pid, tids[i]) < 0 || sc.running)
+            continue;
+        if (s->sp_count < SWEEP_STACKS)
+            s->sp[s->sp_count++] = sc.sp;
+        struct sweep_range *r = sweep_at(s, sc.pc);
+        struct sweep_range *q = sweep_at(s, sc.sp);
+        if (r)
+            r->in_use = true;
+        if (q)
+            q->in_use = true;
+    }
+    free(tids);
+}
+
+/* Marks ranges that a word of len bytes at buf points into. */
+static void sweep_mark_words(struct sweep *s, raddr_t at, const uint64_t *buf, size_t len)
+{
+    raddr_t lo = ~0ull, hi = 0;
+    for (size_t i = 0; i < s->count; i++) {
+        lo = s->range[i].lo < lo ? s->range[i].lo : lo;
+        hi = s->range[i].hi > hi ? s->range[i].hi : hi;
+    }
+    for (size_t i = 0; i < len / 8; i++) {
+        if (buf[i] < lo || buf[i] >= hi)
+            continue;
+        struct sweep_range *r = sweep_at(s, buf[i]), *self = sweep_at(s, at + i * 8);
+        if (r && r != self)
+            r->in_use = true;
+    }
+}
+
+/* Where a mapping's live words begin: below a waiting thread's stack pointer and
+ * red zone lie only those of calls that have returned. */
+static raddr_t sweep_live_from(const struct sweep *s, const struct maps_entry *e)
+{
+    raddr_t from = e->hi;
+    for (size_t i = 0; i < s->sp_count; i++)
+        if (s->sp[i] >= e->lo && s->sp[i] < e->hi && s->sp[i] - 128 < from)
+            from = (s->sp[i] - 128) & ~7ull;
+    return from == e->hi || from < e->lo ? e->lo : from;
+}
+
+/* Looks for pointers into the ranges in all private writable memory. Whatever is
+ * too much to search, or can't be read, is taken for a pointer to everything. */
+static void sweep_mark_pointers(struct sweep *s)
+{
+    uint64_t *buf = malloc(SWEEP_CHUNK), total = 0;
+    bool known = buf != NULL;
+    for (size_t i = 0; known && i < s->maps.count; i++) {
+        const struct maps_entry *e = &s->maps.entry[i];
+        if (!e->write || !e->read || e->shared)
+            continue;
+        total += e->hi - e->lo;
+        known = total <= SWEEP_SCAN_MAX;
+        for (raddr_t at = sweep_live_from(s, e); known && at < e->hi; at += SWEEP_CHUNK) {
+            size_t len = e->hi - at < SWEEP_CHUNK ? (size_t)(e->hi - at) : SWEEP_CHUNK;
+            ssize_t n = mem_read_some(s->live, at, buf, len);
+            if (n > 0)
+                sweep_mark_words(s, at, buf, (size_t)n);
+        }
+    }
+    free(buf);
+    for (size_t i = 0; !known && i < s->count; i++)
+        s->range[i].in_use = true;
+}
+
+/* Finds what may go. The number left to remove. */
+static size_t sweep_find(struct sweep *s)
+{
+    if (!sweep_agent_mapped(s))
+        sweep_find_regions(s);
+    sweep_find_thunks(s);
+    for (int i = 0; s->count && i < SWEEP_LOOKS; i++) {
+        struct timespec ts = {0, SWEEP_LOOK_NS};
+        sweep_mark_threads(s);
+        nanosleep(&ts, NULL);
+    }
+    if (s->count)
+        sweep_mark_pointers(s);
+    size_t kept = 0;
+    for (size_t i = 0; i < s->count; i++) {
+        if (s->log)
+            fprintf(s->log, "sweep: %s at %#llx %s\n", s->range[i].what, (unsigned long long)s->range[i].lo,
+                    s->range[i].in_use ? "may still be reached; it stays" : "is unreachable");
+        if (!s->range[i].in_use)
+            s->range[kept++] = s->range[i];
+    }
+    return s->count = kept;
+}
+
+/* The unmapping itself, on a thread that stands. A count or -errno. */
+static int sweep_unmap(struct sweep *s, struct borrow *b)
+{
+    int removed = 0, ret = remote_begin(&b->remote);
+    for (size_t i = 0; ret == 0 && i < s->count; i++) {
+        const uint64_t a[6] = {s->range[i].lo, s->range[i].hi - s->range[i].lo};
+        long value = 0;
+        ret = remote_call(&b->remote, SYS_munmap, a, clock_mono_ns() + SWEEP_CALL_NS, &value);
+        if (ret == 0)
+            ret = (int)value;
+        removed += ret == 0;
+    }
+    int end = borrow_return(b);
+    return removed ? removed : ret < 0 ? ret : end;
+}
+
+static int sweep_borrow(struct sweep *s, struct inject_plan *p, uint64_t *ret_pause_ns, struct mp_failure *f)
+{
+    struct borrow b = {.plan = p, .log = s->log};
+    tracee_init(&b.t, 0);
+    int ret = borrow_thread(&b, SWEEP_BORROW_MS, f);
+    if (ret == 0) {
+        ret = sweep_unmap(s, &b);
+        if (ret < 0)
+            ret = b.remote.vanished ? borrow_gone(p, f)
+                                    : mp_fail(f, MP_E_INJECT, -ret, "munmap in the target failed: %s", strerror(-ret));
+    }
+    if (ret >= 0)
+        *ret_pause_ns = b.pause_ns;
+    borrow_release(&b);
+    return ret;
+}
+
+int inject_sweep(pid_t pid, FILE *log, uint64_t *ret_pause_ns, struct mp_failure *f)
+{
+    struct sweep s = {.pid = pid, .log = log};
+    struct inject_plan *p;
+    *ret_pause_ns = 0;
+    s.live = proc_live_task(pid);
+    if (s.live < 0)
+        return mp_fail(f, MP_E_ESRCH, 0, "there is no process %d", (int)pid);
+    int r = maps_read(&s.maps, s.live);
+    if (r < 0)
+        return mp_fail(f, MP_E_EPERM, -r, "can't read the mappings of process %d", (int)pid);
+    int ret = 0;
+    if (sweep_find(&s) > 0) {
+        ret = inject_plan_make(&p, pid, log, f);
+        if (ret == 0) {
+            ret = sweep_borrow(&s, p, ret_pause_ns, f);
+            inject_plan_free(p);
+        }
+    }
+    maps_release(&s.maps);
+    return ret;
+}
