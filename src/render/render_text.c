@@ -221,8 +221,9 @@ static int text_event(struct render *r, const struct model *m, const struct stre
 }
 
 /* How exact the columns are in this process, where they are not. */
-static void text_exactness(struct render *r, const struct mp_selftest *t)
+static void text_exactness(struct render *r, const struct render_meta *meta)
 {
+    const struct mp_selftest *t = &meta->selftest;
     int64_t off = t->statm_error < 0 ? -(int64_t)t->statm_error : t->statm_error;
 
     if (!(t->flags & MP_SELF_STATM))
@@ -235,7 +236,7 @@ static void text_exactness(struct render *r, const struct mp_selftest *t)
                   t->minflt_error);
     if (t->flags & MP_SELF_THP)
         io_puts(&r->io, "# OWN: huge pages are on here (THP): one fault may bring 2 MiB, so OWN is a lower bound\n");
-    if (!(t->flags & MP_SELF_ROLLUP))
+    if (!(t->flags & MP_SELF_ROLLUP) && !(meta->options.flags & MP_OPT_NO_ROLLUP))
         io_puts(&r->io, "# USS: smaps_rollup can't be read; not measured\n");
 }
 
@@ -269,7 +270,7 @@ static int text_begin(struct render *r, const struct render_meta *meta)
     io_printf(&r->io, "# mempulse %s: process %d, CPython %" PRIu32 ".%" PRIu32 ".%" PRIu32 "%s%s%s\n",
               meta->tool_version ? meta->tool_version : "?", (int)meta->pid, meta->py_version >> 24,
               meta->py_version >> 16 & 255, meta->py_version >> 8 & 255, *exe ? " (" : "", exe, *exe ? ")" : "");
-    text_exactness(r, &meta->selftest);
+    text_exactness(r, meta);
     io_puts(&r->io, "# a call is written when it returns, below the calls it made\n");
     if (r->lines)
         io_puts(&r->io, "# a line record is written when the line begins: RSS and USS are levels,"

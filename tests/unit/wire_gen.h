@@ -253,6 +253,8 @@ static inline void gen_service_calls(struct gen *g)
     gen_records(g, r + 3, 8);
 }
 
+#define GEN_SERVICE_EVENTS 16 /* frames of gen_service */
+
 /* A small service: a cache that leaks, a report that peaks, two threads. */
 static inline void gen_service(struct gen *g)
 {

@@ -1,0 +1,407 @@
+/* The model: self from inclusive under nesting, recursion, threads and loss;
+ * lines; bounds. Figures in pages unless said otherwise. */
+#include "wire_gen.h"
+
+#define PAGES(n) ((n) * (int64_t)GEN_PAGE)
+
+static struct model *play(struct gen *g)
+{
+    struct model *m = model_new(GEN_PAGE);
+
+    ck_assert_ptr_nonnull(m);
+    gen_play(g, m, NULL);
+    gen_free(g);
+    return m;
+}
+
+static void expect(const struct model *m, uint32_t id, uint64_t calls, int64_t incl, int64_t self, uint64_t own_incl,
+                   uint64_t own_self)
+{
+    const struct model_code *c = model_code(m, id);
+
+    ck_assert_ptr_nonnull(c);
+    ck_assert_uint_eq(c->calls, calls);
+    ck_assert_int_eq(c->rss_incl, PAGES(incl));
+    ck_assert_int_eq(c->rss_self, PAGES(self));
+    ck_assert_uint_eq(c->own_incl, own_incl * GEN_PAGE);
+    ck_assert_uint_eq(c->own_self, own_self * GEN_PAGE);
+}
+
+/* f { g { h } g } */
+START_TEST(test_nesting)
+{
+    struct model *m;
+    struct gen g;
+
+    gen_open(&g);
+    gen_call1(&g, gen_call(3, 1, 3, 120, 10, 5, 6, 105));
+    gen_call1(&g, gen_call(2, 1, 2, 110, 40, 7, 9, 107));
+    gen_call1(&g, gen_call(2, 1, 2, 160, 20, -2, 1, 105));
+    gen_call1(&g, gen_call(1, 1, 1, 100, 100, 10, 20, 110));
+    m = play(&g);
+    expect(m, 3, 1, 5, 5, 6, 6);
+    expect(m, 2, 2, 5, 0, 10, 4);
+    expect(m, 1, 1, 10, 5, 20, 10);
+    ck_assert_uint_eq(model_code(m, 1)->time_ns, 100000);
+    ck_assert_uint_eq(model_code(m, 1)->self_ns, 40000);
+    ck_assert_uint_eq(model_code(m, 2)->self_ns, 50000);
+    ck_assert_int_eq(model_code(m, 2)->rss_max_call, PAGES(7));
+    model_free(m);
+}
+END_TEST
+
+/* A call claims only what began after it did: callees of a call that was never
+ * recorded go to the next caller up, and are not counted twice. */
+START_TEST(test_lost_caller)
+{
+    struct model_totals t;
+    struct model *m;
+    struct gen g;
+
+    gen_open(&g);
+    gen_call1(&g, gen_call(3, 1, 3, 110, 10, 5, 5, 105)); /* its caller at depth 2 was lost */
+    gen_lost(&g, 1, 1, MP_LOST_RING);
+    gen_call1(&g, gen_call(3, 1, 3, 140, 10, 4, 4, 109));
+    gen_call1(&g, gen_call(2, 1, 2, 130, 30, 4, 4, 109)); /* claims the second only */
+    gen_call1(&g, gen_call(1, 1, 1, 100, 100, 11, 11, 111));
+    gen_call1(&g, gen_call(1, 1, 1, 300, 10, 0, 0, 111)); /* claims nothing */
+    m = play(&g);
+    expect(m, 3, 2, 9, 9, 9, 9);
+    expect(m, 2, 1, 4, 0, 4, 0);
+    expect(m, 1, 2, 11, 2, 11, 2);
+    model_totals(m, &t);
+    ck_assert_int_eq(t.rss_attributed, PAGES(11));
+    ck_assert_int_eq(t.rss_first, PAGES(100));
+    ck_assert_int_eq(t.rss_last, PAGES(111));
+    ck_assert_int_eq(t.rss_unattributed, 0);
+    ck_assert_uint_eq(t.lost[0], 1);
+    ck_assert_uint_eq(t.lost[MP_LOST_RING], 1);
+    model_free(m);
+}
+END_TEST
+
+/* f f f: inclusive counts the outermost; f g f likewise. */
+START_TEST(test_recursion)
+{
+    struct model *m;
+    struct gen g;
+
+    gen_open(&g);
+    gen_call1(&g, gen_call(1, 1, 3, 120, 10, 3, 3, 103));
+    gen_call1(&g, gen_call(1, 1, 2, 110, 30, 5, 5, 105));
+    gen_call1(&g, gen_call(1, 1, 1, 100, 50, 9, 9, 109));
+    gen_call1(&g, gen_call(4, 1, 3, 220, 10, 3, 3, 112));
+    gen_call1(&g, gen_call(5, 1, 2, 210, 30, 5, 5, 114));
+    gen_call1(&g, gen_call(4, 1, 1, 200, 50, 9, 9, 118));
+    m = play(&g);
+    expect(m, 1, 3, 9, 9, 9, 9);
+    ck_assert_uint_eq(model_code(m, 1)->time_ns, 50000);
+    ck_assert_uint_eq(model_code(m, 1)->self_ns, 50000);
+    expect(m, 4, 2, 9, 7, 9, 7);
+    expect(m, 5, 1, 5, 2, 5, 2);
+    ck_assert_uint_eq(model_code(m, 4)->time_ns, 50000);
+    model_free(m);
+}
+END_TEST
+
+/* Threads do not claim from each other, in whatever order their rings are drained. */
+START_TEST(test_threads)
+{
+    struct mp_record r[4] = {
+        gen_call(2, 1, 2, 110, 10, 4, 4, 104), gen_call(1, 1, 1, 100, 30, 6, 5, 106),
+        gen_call(2, 2, 2, 210, 10, 3, 3, 109), gen_call(1, 2, 1, 200, 30, 3, 3, 109),
+    };
+    static const int orders[2][4] = {{0, 1, 2, 3}, {2, 0, 3, 1}};
+    struct model_totals t;
+    struct model *m;
+    struct gen g;
+
+    gen_open(&g);
+    for (int i = 0; i < 4; i++)
+        gen_call1(&g, r[orders[_i][i]]);
+    m = play(&g);
+    expect(m, 2, 2, 7, 7, 7, 7);
+    expect(m, 1, 2, 9, 2, 8, 1);
+    model_totals(m, &t);
+    ck_assert(!t.overlap);
+    ck_assert_int_eq(t.rss_unattributed, 0);
+    model_free(m);
+}
+END_TEST
+
+/* The same growth in two calls that ran side by side: RSS doubles, OWN does not. */
+START_TEST(test_overlap)
+{
+    struct model_totals t;
+    struct model *m;
+    struct gen g;
+
+    gen_open(&g);
+    gen_call1(&g, gen_call(1, 1, 1, 100, 100, 10, 10, 110));
+    gen_call1(&g, gen_call(2, 2, 1, 101, 100, 10, 0, 110));
+    m = play(&g);
+    model_totals(m, &t);
+    ck_assert(t.overlap);
+    ck_assert_int_eq(t.rss_attributed, PAGES(20));
+    ck_assert_int_eq(t.rss_unattributed, PAGES(-10));
+    ck_assert_uint_eq(t.own_attributed, 10 * GEN_PAGE);
+    model_free(m);
+}
+END_TEST
+
+/* A loop of more calls than are kept apart: sums stay exact within one caller. */
+START_TEST(test_many_callees)
+{
+    struct model *m;
+    struct gen g;
+
+    gen_open(&g);
+    for (uint64_t i = 0; i < 5000; i++)
+        gen_call1(&g, gen_call(2, 1, 2, 1000 + i * 10, 5, 1, 2, 100));
+    gen_call1(&g, gen_call(1, 1, 1, 999, 60000, 5010, 10100, 100));
+    m = play(&g);
+    expect(m, 2, 5000, 5000, 5000, 10000, 10000);
+    expect(m, 1, 1, 5010, 10, 10100, 100);
+    model_free(m);
+}
+END_TEST
+
+/* Absent is not 0: a call without figures passes its callees' on. */
+START_TEST(test_unmeasured)
+{
+    struct mp_record blind = gen_call(2, 1, 2, 110, 50, 99, 99, 0);
+    struct model *m;
+    struct gen g;
+
+    blind.flags = 0;
+    gen_open(&g);
+    gen_call1(&g, gen_call(3, 1, 3, 120, 10, 5, 6, 105));
+    gen_call1(&g, blind);
+    gen_call1(&g, gen_call(1, 1, 1, 100, 100, 7, 7, 107));
+    m = play(&g);
+    expect(m, 2, 1, 5, 0, 6, 0);
+    expect(m, 1, 1, 7, 2, 7, 1);
+    ck_assert_uint_eq(model_code(m, 2)->rss_calls, 0);
+    ck_assert_uint_eq(model_code(m, 2)->own_calls, 0);
+    ck_assert_uint_eq(model_code(m, 2)->uss_calls, 0);
+    model_free(m);
+}
+END_TEST
+
+START_TEST(test_uss_and_raised)
+{
+    struct mp_record r = gen_call(1, 1, 1, 10, 5, 1, 1, 10);
+    struct model *m;
+    struct gen g;
+
+    r.flags |= MP_REC_HAS_USS_DELTA | MP_REC_RAISED;
+    r.uss_delta = -4096;
+    gen_open(&g);
+    gen_call1(&g, r);
+    gen_call1(&g, gen_call(1, 1, 1, 20, 5, 1, 1, 11));
+    m = play(&g);
+    ck_assert_int_eq(model_code(m, 1)->uss_incl, -4096);
+    ck_assert_uint_eq(model_code(m, 1)->uss_calls, 1);
+    ck_assert_uint_eq(model_code(m, 1)->raised, 1);
+    model_free(m);
+}
+END_TEST
+
+/* Sorted by self, then inclusive, then own, then name. */
+START_TEST(test_ranking_order)
+{
+    static const uint32_t want[] = {4, 1, 5, 2, 3};
+    const struct model_code **rank;
+    struct model *m;
+    struct gen g;
+
+    gen_open(&g);
+    gen_code(&g, 2, 1, "beta", "f", "");
+    gen_code(&g, 3, 1, "gamma", "f", "");
+    gen_code(&g, 7, 1, "never called", "f", "");
+    gen_call1(&g, gen_call(5, 1, 1, 50, 5, 0, 1, 100));
+    gen_call1(&g, gen_call(3, 1, 1, 60, 5, 0, 0, 100));
+    gen_call1(&g, gen_call(2, 1, 1, 70, 5, 0, 0, 100));
+    gen_call1(&g, gen_call(4, 1, 2, 110, 5, 9, 9, 109));
+    gen_call1(&g, gen_call(1, 1, 1, 100, 50, 9, 9, 109));
+    m = play(&g);
+    ck_assert_int_eq(model_ranking(m, &rank), 5);
+    for (int i = 0; i < 5; i++)
+        ck_assert_uint_eq(rank[i]->id, want[i]);
+    free(rank);
+    model_free(m);
+}
+END_TEST
+
+/* Names: sanitised, late, repeated, renamed. */
+START_TEST(test_names)
+{
+    struct model *m;
+    struct gen g;
+
+    gen_open(&g);
+    gen_call1(&g, gen_call(1, 1, 1, 10, 5, 1, 1, 10));
+    gen_code(&g, 1, 5, "late\x1b[2J", "f.py", "");
+    gen_code(&g, 1, 6, "another", "g.py", "");
+    gen_thread(&g, 1, 77, 0, "old");
+    gen_thread(&g, 1, 77, MP_THREAD_RENAMED, "new\n");
+    m = play(&g);
+    ck_assert_str_eq(model_code(m, 1)->name, "late\xef\xbf\xbd[2J");
+    ck_assert_str_eq(model_code(m, 1)->module, "");
+    ck_assert_uint_eq(model_code(m, 1)->firstlineno, 5);
+    ck_assert_uint_eq(model_code(m, 1)->calls, 1);
+    ck_assert_str_eq(model_thread(m, 1)->name, "new\xef\xbf\xbd");
+    ck_assert_int_eq(model_thread(m, 1)->tid, 77);
+    ck_assert_ptr_null(model_code(m, 2));
+    ck_assert_ptr_null(model_code(m, MP_CODES_MAX + 1));
+    ck_assert_ptr_nonnull(model_code(m, 0));
+    ck_assert_ptr_null(model_thread(m, 9));
+    model_free(m);
+}
+END_TEST
+
+/* More threads than are remembered: the idle ones go, the busy one stays. */
+START_TEST(test_thread_bound)
+{
+    struct model *m = model_new(GEN_PAGE);
+    struct gen g;
+
+    gen_open(&g);
+    gen_thread(&g, 1, 1000, 0, "busy");
+    for (uint32_t i = 2; i < 3 * MODEL_THREADS_MAX; i++) {
+        gen_thread(&g, i, 1000 + (int32_t)i, 0, "x");
+        if (i % 100 == 0)
+            gen_call1(&g, gen_call(1, 1, 1, i * 10, 5, 1, 1, 100));
+    }
+    gen_play(&g, m, NULL);
+    ck_assert_ptr_nonnull(model_thread(m, 1));
+    ck_assert_ptr_null(model_thread(m, 2));
+    ck_assert_ptr_nonnull(model_thread(m, 3 * MODEL_THREADS_MAX - 1));
+    gen_free(&g);
+    model_free(m);
+}
+END_TEST
+
+/* f: 10 (calls g: 20, 21) 11 ; growth is charged to the line that ran. */
+START_TEST(test_lines)
+{
+    const struct model_line **lines;
+    struct model *m;
+    struct gen g;
+
+    gen_open(&g);
+    gen_call1(&g, gen_line(1, 1, 1, 100, 10, 1000, 1));  /* 1 page before its first line */
+    gen_call1(&g, gen_line(2, 1, 2, 110, 20, 1002, 0));
+    gen_call1(&g, gen_line(2, 1, 2, 120, 21, 1005, 3));
+    gen_call1(&g, gen_call(2, 1, 2, 108, 30, 9, 9, 1009)); /* 3 at line 20, 6 at 21 */
+    gen_call1(&g, gen_line(1, 1, 1, 150, 11, 1010, 7));    /* since line 21: 6 + 1 */
+    gen_call1(&g, gen_call(1, 1, 1, 90, 100, 30, 14, 1020)); /* 14 = 1 + 9 + 1 + 3 */
+    m = play(&g);
+    ck_assert_int_eq(model_lines(m, &lines), 4);
+    ck_assert_uint_eq(lines[0]->line, 10);
+    ck_assert_uint_eq(lines[1]->line, 20);
+    ck_assert_uint_eq(lines[2]->line, 21);
+    ck_assert_uint_eq(lines[3]->line, 11);
+    ck_assert_uint_eq(lines[0]->own, 10 * GEN_PAGE);
+    ck_assert_uint_eq(lines[1]->own, 3 * GEN_PAGE);
+    ck_assert_uint_eq(lines[2]->own, 6 * GEN_PAGE);
+    ck_assert_uint_eq(lines[3]->own, 3 * GEN_PAGE);
+    ck_assert_int_eq(lines[0]->rss_delta, PAGES(10));
+    ck_assert_int_eq(lines[1]->rss_delta, PAGES(3));
+    ck_assert_int_eq(lines[2]->rss_delta, PAGES(4));
+    ck_assert_int_eq(lines[3]->rss_delta, PAGES(10));
+    free(lines);
+    model_free(m);
+}
+END_TEST
+
+/* The first visit by time counts, whichever arrives first. */
+START_TEST(test_line_first_visit)
+{
+    struct mp_record late = gen_line(1, 1, 1, 200, 10, 50, 0), early = gen_line(1, 2, 1, 100, 10, 40, 0);
+    const struct model_line **lines;
+    struct model *m;
+    struct gen g;
+
+    late.flags |= MP_REC_HAS_USS;
+    late.uss_bytes = 999;
+    gen_open(&g);
+    gen_call1(&g, late);
+    gen_call1(&g, early);
+    m = play(&g);
+    ck_assert_int_eq(model_lines(m, &lines), 1);
+    ck_assert_uint_eq(lines[0]->visits, 2);
+    ck_assert_uint_eq(lines[0]->first_rss, 40 * GEN_PAGE);
+    ck_assert(!lines[0]->has_uss);
+    free(lines);
+    model_free(m);
+}
+END_TEST
+
+START_TEST(test_line_bound)
+{
+    struct model *m = model_new(GEN_PAGE);
+    const struct model_line **lines;
+    struct model_totals t;
+
+    for (uint32_t i = 0; i < MP_LINES_MAX + 10; i++) {
+        struct mp_record r = gen_line(1 + i % 7, 1, 1, i, i, 10, 0);
+        struct stream_event ev = {.type = MP_MSG_RECORDS, .records = {&r, 1}};
+
+        ck_assert_int_eq(model_event(m, &ev), 0);
+    }
+    ck_assert_int_eq(model_lines(m, &lines), MP_LINES_MAX);
+    model_totals(m, &t);
+    ck_assert_uint_eq(t.lines_dropped, 10);
+    ck_assert_uint_eq(t.lines, MP_LINES_MAX + 10);
+    free(lines);
+    model_free(m);
+}
+END_TEST
+
+/* Figures at the edge of what the decoder lets through add up without overflow. */
+START_TEST(test_saturation)
+{
+    struct model_totals t;
+    struct model *m;
+    struct gen g;
+
+    gen_open(&g);
+    for (uint64_t i = 0; i < 3000; i++) {
+        struct mp_record r = gen_call(1, 1, 1, 10, 5, i % 2 ? INT32_MIN : INT32_MAX, UINT32_MAX, UINT32_MAX);
+
+        r.flags |= MP_REC_HAS_USS_DELTA;
+        r.uss_delta = (int64_t)STREAM_BYTES_MAX;
+        r.time_ns = STREAM_TIME_MAX;
+        r.dur_ns = STREAM_TIME_MAX - i;
+        gen_call1(&g, r);
+    }
+    m = play(&g);
+    ck_assert_int_eq(model_code(m, 1)->uss_incl, INT64_MAX);
+    ck_assert_uint_eq(model_code(m, 1)->calls, 3000);
+    model_totals(m, &t);
+    model_free(m);
+}
+END_TEST
+
+int main(void)
+{
+    TCase *tc = tcase_create("model");
+
+    tcase_add_test(tc, test_nesting);
+    tcase_add_test(tc, test_lost_caller);
+    tcase_add_test(tc, test_recursion);
+    tcase_add_loop_test(tc, test_threads, 0, 2);
+    tcase_add_test(tc, test_overlap);
+    tcase_add_test(tc, test_many_callees);
+    tcase_add_test(tc, test_unmeasured);
+    tcase_add_test(tc, test_uss_and_raised);
+    tcase_add_test(tc, test_ranking_order);
+    tcase_add_test(tc, test_names);
+    tcase_add_test(tc, test_thread_bound);
+    tcase_add_test(tc, test_lines);
+    tcase_add_test(tc, test_line_first_visit);
+    tcase_add_test(tc, test_line_bound);
+    tcase_add_test(tc, test_saturation);
+    return gen_run(tc);
+}
