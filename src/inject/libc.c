@@ -241,7 +241,7 @@ static bool scan_block(const unsigned char *buf, size_t len, raddr_t at, pid_t t
     return false;
 }
 
-static bool scan_for_tid(struct view *v, pid_t tid, uint32_t *ret_offset)
+bool libc_scan_tid(struct view *v, pid_t tid, uint32_t *ret_offset)
 {
     enum { BLOCK = 1 << 20 };
     unsigned char *buf = malloc(BLOCK);
@@ -264,7 +264,7 @@ static int fill_tid_offset(struct view *v, const struct libc_id *id, struct inje
 {
     if (read_descriptor(v, id, "_thread_db_pthread_tid", 32, &p->boot.tid_offset))
         return 0;
-    if (p->ns_pid > 0 && scan_for_tid(v, p->ns_pid, &p->boot.tid_offset)) {
+    if (p->ns_pid > 0 && libc_scan_tid(v, p->ns_pid, &p->boot.tid_offset)) {
         view_log(v, "plan: no _thread_db_pthread_tid; tid found at %#x of struct pthread by scanning",
                  p->boot.tid_offset);
         return 0;

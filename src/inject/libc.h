@@ -31,4 +31,8 @@ int libc_fill(struct view *v, const struct libc_id *id, struct inject_plan *p, s
  * (nptl_db/structs.def, DESC). Parsed from its 12 bytes. false when it is none. */
 bool libc_descriptor_parse(const void *bytes, uint32_t bits, uint32_t *ret_offset);
 
+/* Finds where struct pthread keeps its thread's id by looking for the main thread's
+ * (tid: as the target numbers it). For a libc without descriptors. */
+bool libc_scan_tid(struct view *v, pid_t tid, uint32_t *ret_offset);
+
 #endif

@@ -123,6 +123,7 @@ static const struct {
     {"a register that holds nothing", disasm_find_exit_gadget, BYTES("\x89\xf0\x0f\x05\xeb\xfa"), -ENOENT, 0},
     {"rcx is lost in the first call", disasm_find_exit_gadget, BYTES("\x89\xc8\x0f\x05\xeb\xfa"), -ENOENT, 0},
     {"memory on the way", disasm_find_exit_gadget, BYTES("\x89\xd0\x0f\x05\x48\x8b\x3f\xeb\xf7"), -ENOENT, 0},
+    {"memory that could be read", disasm_find_exit_gadget, BYTES("\x89\xd0\x0f\x05\x48\x8b\x3d\xf5\xff\x00\x00\xeb\xf3"), -ENOENT, 0},
     {"a push on the way", disasm_find_exit_gadget, BYTES("\x89\xd0\x0f\x05\x50\xeb\xf9"), -ENOENT, 0},
     {"a conditional jump", disasm_find_exit_gadget, BYTES("\x89\xd0\x0f\x05\x74\xfa"), -ENOENT, 0},
     {"rax unchanged", disasm_find_exit_gadget, BYTES("\x0f\x05\x0f\x05"), -ENOENT, 0},

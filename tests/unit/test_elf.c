@@ -5,6 +5,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <gelf.h>
 #include <link.h>
 #include <signal.h>
 #include <stdio.h>
@@ -138,6 +139,41 @@ static bool copy_file(const char *from, const char *to)
     return n == 0;
 }
 
+/* Every function the file exports is found in memory, at the same distance. */
+static void same_functions(struct elf *from_memory, const char *path, raddr_t at_zlib_version)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    Elf *file = elf_begin(fd, ELF_C_READ, NULL);
+    Elf_Scn *s = NULL;
+    GElf_Shdr h;
+    Elf_Data *d;
+    GElf_Sym sym;
+    raddr_t bias = 0;
+    int pass, i, n = 0;
+    while ((s = elf_nextscn(file, s)) && gelf_getshdr(s, &h) && h.sh_type != SHT_DYNSYM)
+        ;
+    ck_assert_ptr_nonnull(s);
+    d = elf_getdata(s, NULL);
+    for (pass = 0; pass < 2; pass++) {
+        for (i = 1; gelf_getsym(d, i, &sym); i++) {
+            const char *name = elf_strptr(file, h.sh_link, sym.st_name);
+            if (sym.st_shndx == SHN_UNDEF || GELF_ST_TYPE(sym.st_info) != STT_FUNC)
+                continue;
+            if (pass == 0 && !strcmp(name, "zlibVersion"))
+                bias = at_zlib_version - sym.st_value;
+            if (pass == 1) {
+                ck_assert_msg(elf_addr(from_memory, name) == bias + sym.st_value, "%s", name);
+                n++;
+            }
+        }
+    }
+    ck_assert_int_gt(n, 50);
+    elf_end(file);
+    close(fd);
+}
+
+static const char zlib[] = "/lib/x86_64-linux-gnu/libz.so.1";
+
 START_TEST(test_memory_only)
 {
     char path[] = "/tmp/test_elf_libz_XXXXXX";
@@ -146,7 +182,7 @@ START_TEST(test_memory_only)
     int fd;
     raddr_t at;
     pid_t child;
-    if (!copy_file("/lib/x86_64-linux-gnu/libz.so.1", path)) {
+    if (!copy_file(zlib, path)) {
         unlink(path);
         return; /* no zlib here: nothing to try it on */
     }
@@ -158,7 +194,7 @@ START_TEST(test_memory_only)
     e = open_at(child, &m, at);
     ck_assert_int_eq(elf_source(e), ELF_FROM_MEMORY);
     ck_assert_uint_eq(elf_addr(e, "zlibVersion"), at);
-    ck_assert_uint_ne(elf_addr(e, "zError"), 0);
+    same_functions(e, zlib, at);
     ck_assert_uint_eq(elf_addr(e, "no_such_symbol"), 0);
     ck_assert(elf_imports(e, "malloc"));
     elf_free(e);

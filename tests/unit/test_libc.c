@@ -136,12 +136,16 @@ START_TEST(test_self_threads)
     struct libc_id id;
     char *tcb;
     int32_t tid;
+    uint32_t scanned;
     uint64_t libc_at = 0, here;
     unsigned i;
     look_at_self(&id);
     __asm__("mov %%fs:0, %0" : "=r"(tcb));
     memcpy(&tid, tcb + plan.boot.tid_offset, sizeof(tid));
     ck_assert_int_eq(tid, (int32_t)syscall(SYS_gettid));
+    ck_assert(libc_scan_tid(&view, getpid(), &scanned));
+    ck_assert_uint_eq(scanned, plan.boot.tid_offset);
+    ck_assert(!libc_scan_tid(&view, 0x7ffffff0, &scanned));
     /* errno lies in one of the TLS blocks: libc's. */
     here = (uint64_t)(uintptr_t)tcb - (uint64_t)(uintptr_t)&errno;
     for (i = 0; i < plan.tls_count; i++)
@@ -345,16 +349,25 @@ END_TEST
 START_TEST(test_find_agent_in_fork)
 {
     struct inject_agent a;
-    int fd, go[2];
+    int fd, go[2], ready[2];
     pid_t child;
     char *at = leave_agent(&fd), c;
     ck_assert_int_eq(pipe(go), 0);
+    ck_assert_int_eq(pipe(ready), 0);
     child = fork();
     if (child == 0) {
+        struct mp_control *copy = (struct mp_control *)(at + 4096 + 64 * 3);
+        copy->agent_tid = getpid(); /* by chance, a thread of the child has the number */
         close(go[1]);
+        close(ready[0]);
+        close(ready[1]);
         _exit(read(go[0], &c, 1) == 0 ? 0 : 1);
     }
+    close(ready[1]);
+    ck_assert_int_eq(read(ready[0], &c, 1), 0);
+    close(ready[0]);
     ck_assert_int_eq(inject_find_agent(child, &a, &failure), 1);
+    ck_assert_int_eq(a.control.agent_tid, child);
     ck_assert(!a.alive); /* the parent's agent, copied */
     close(go[0]);
     close(go[1]);
