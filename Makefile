@@ -28,9 +28,11 @@ LAUNCHER_CFLAGS := $(STD) $(WARN) -D_GNU_SOURCE -DMP_VERSION='"$(VERSION)"' -Iin
                    -fno-strict-aliasing -MMD -MP
 # The payload: no libc, no constructors, no TLS, no stack protector (it would read
 # the target's %fs before there is one), no builtin calls it does not bring itself.
+NO_LOOP_IDIOMS := $(shell $(CC) -fno-tree-loop-distribute-patterns -E -x c /dev/null >/dev/null 2>&1 \
+                    && echo -fno-tree-loop-distribute-patterns)
 PAYLOAD_CFLAGS := $(STD) $(WARN) -O2 -g -fPIC -ffreestanding -fno-builtin -fno-stack-protector \
                   -fcf-protection=none -fvisibility=hidden -fno-strict-aliasing -fno-common \
-                  -fno-tree-loop-distribute-patterns -U_FORTIFY_SOURCE \
+                  $(NO_LOOP_IDIOMS) -U_FORTIFY_SOURCE \
                   -Iinclude -Ipayload -MMD -MP
 
 LIBS := -lelf -lcapstone -ljson-c

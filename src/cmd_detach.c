@@ -164,7 +164,7 @@ static void print_text(const struct detach *d)
                d->diff.kind[k].ours);
     if (slots)
         printf("%-22s %s (eval frame, profile, trace, sys.monitoring)\n", "interpreter's hooks", slots);
-    if (d->diff.detail[0])
+    if (d->diff.detail[0] && (d->talk.log || !d->diff.clean))
         printf("%s\n", d->diff.detail);
     if (d->diff.clean)
         printf("detached from %d: %" PRIu64 " records, %" PRIu64 " lost; nothing left behind\n", (int)d->pid,

@@ -338,10 +338,10 @@ static void live_report(struct live *l)
 
     if (l->render)
         err = render_finish(l->render, l->model, &l->end);
-    if (!err && l->o->format == FORMAT_TEXT)
-        err = render_ranking(l->out.file, l->model, l->o->color, terminal_width(l->out.fd));
     if (!err && l->o->report_mempulse)
         err = render_mempulse(l->out.file, l->model);
+    else if (!err && l->o->format == FORMAT_TEXT)
+        err = render_ranking(l->out.file, l->model, l->o->color, terminal_width(l->out.fd));
     if (!err)
         err = output_flush(&l->out);
     if (err && err != -EPIPE)
