@@ -68,8 +68,8 @@ static int check_arch(const struct decide_facts *d, struct mp_failure *f)
 static void hint_more_rights(const struct decide_facts *d, struct mp_failure *f)
 {
     if (d->in_kubernetes)
-        mp_fail_hint(f, "from outside the pod: kubectl debug -it POD --profile=general --target=CONTAINER --image=IMAGE "
-                        "(grants SYS_PTRACE)");
+        mp_fail_hint(f, "from outside the pod: kubectl debug -it POD --profile=general --target=CONTAINER "
+                        "--image=IMAGE (grants SYS_PTRACE)");
     else if (d->in_container)
         mp_fail_hint(f, "run mempulse on the host as root, or start the container with --cap-add=SYS_PTRACE");
     else if (d->my_uid == 0)
@@ -93,7 +93,8 @@ static int refuse_without_capability(const struct decide_facts *d, struct mp_fai
 {
     int pid = (int)d->pid;
     if (!same_owner(d) && d->my_uid == 0)
-        return mp_fail(f, MP_E_EPERM_CAP, EPERM, "this root lacks CAP_SYS_PTRACE (%s), and process %d belongs to uid %u",
+        return mp_fail(f, MP_E_EPERM_CAP, EPERM,
+                       "this root lacks CAP_SYS_PTRACE (%s), and process %d belongs to uid %u",
                        HAS_CAP(d->my_cap_bounding, PROC_CAP_SYS_PTRACE) ? "it is not in the effective set"
                                                                         : "the bounding set excludes it",
                        pid, d->uid[1]);
@@ -108,7 +109,8 @@ static int refuse_without_capability(const struct decide_facts *d, struct mp_fai
                        (unsigned long)(d->cap_permitted & ~d->my_cap_permitted));
     if (d->yama == 1)
         return mp_fail(f, MP_E_EPERM_YAMA, EPERM,
-                       "kernel.yama.ptrace_scope is 1: only a parent may trace process %d, and CAP_SYS_PTRACE is not held",
+                       "kernel.yama.ptrace_scope is 1: only a parent may trace process %d, and CAP_SYS_PTRACE is "
+                       "not held",
                        pid);
     if (d->yama == 2)
         return mp_fail(f, MP_E_EPERM_YAMA, EPERM,
@@ -126,14 +128,16 @@ static int check_permission(const struct decide_facts *d, struct mp_failure *f)
                                        strerror(-d->read_error))
                              : 0;
     if (d->yama == 3) {
-        mp_fail(f, MP_E_EPERM_YAMA, EPERM, "kernel.yama.ptrace_scope is 3: no process may trace another until the next boot");
+        mp_fail(f, MP_E_EPERM_YAMA, EPERM,
+                "kernel.yama.ptrace_scope is 3: no process may trace another until the next boot");
         mp_fail_hint(f, "boot with kernel.yama.ptrace_scope below 3");
         return -(int)MP_E_EPERM_YAMA;
     }
     if (!HAS_CAP(d->my_cap_effective, PROC_CAP_SYS_PTRACE))
         r = refuse_without_capability(d, f);
     if (r == 0 && !d->same_user_ns)
-        r = mp_fail(f, MP_E_EPERM_CAP, EPERM, "process %d lives in another user namespace, where CAP_SYS_PTRACE is not held", pid);
+        r = mp_fail(f, MP_E_EPERM_CAP, EPERM,
+                    "process %d lives in another user namespace, where CAP_SYS_PTRACE is not held", pid);
     if (r == -(int)MP_E_EPERM_UID && (d->in_container || !d->have_sudo))
         mp_fail_hint(f, "run as uid %u, who owns it, or as root", d->uid[1]);
     else if (r < 0)
@@ -141,8 +145,8 @@ static int check_permission(const struct decide_facts *d, struct mp_failure *f)
     if (r < 0)
         return r;
     if (d->lsm[0] && strcmp(d->lsm, "unconfined"))
-        return mp_fail(f, MP_E_EPERM_LSM, -d->read_error, "the kernel refuses access to process %d; a security module confines it (%s)",
-                       pid, d->lsm);
+        return mp_fail(f, MP_E_EPERM_LSM, -d->read_error,
+                       "the kernel refuses access to process %d; a security module confines it (%s)", pid, d->lsm);
     return mp_fail(f, MP_E_EPERM, -d->read_error, "the kernel refuses access to process %d: %s", pid,
                    strerror(-d->read_error));
 }
@@ -174,14 +178,16 @@ static int check_seccomp(const struct decide_facts *d, struct mp_failure *f)
 {
     int r;
     if (d->seccomp == 1) {
-        r = mp_fail(f, MP_E_SECCOMP, 0, "process %d is under strict seccomp: it may only read, write and exit", (int)d->pid);
+        r = mp_fail(f, MP_E_SECCOMP, 0, "process %d is under strict seccomp: it may only read, write and exit",
+                    (int)d->pid);
         mp_fail_hint(f, "nothing can be injected into such a process");
         return r;
     }
     if (d->seccomp != 2 || decide_may_suspend_seccomp(d))
         return 0;
     r = mp_fail(f, MP_E_SECCOMP, 0,
-                "process %d has a seccomp filter, which may kill it for a call that injection needs; suspending it takes %s",
+                "process %d has a seccomp filter, which may kill it for a call that injection needs; "
+                "suspending it takes %s",
                 (int)d->pid, d->my_seccomp > 0 ? "a launcher that is not under seccomp itself" : "CAP_SYS_ADMIN");
     if (d->in_container || d->in_kubernetes)
         mp_fail_hint(f, "run mempulse on the host as root, with the pid that the host sees");
@@ -202,7 +208,8 @@ static int check_shadow_stack(const struct decide_facts *d, struct mp_failure *f
 static int check_python(const struct decide_facts *d, struct mp_failure *f)
 {
     if (d->python == PYTHON_NONE)
-        return mp_fail(f, MP_E_NOT_PYTHON, 0, "process %d is not a Python process: no module of it is CPython", (int)d->pid);
+        return mp_fail(f, MP_E_NOT_PYTHON, 0, "process %d is not a Python process: no module of it is CPython",
+                       (int)d->pid);
     if (d->python == PYTHON_PYPY)
         return mp_fail(f, MP_E_PYPY, 0, "process %d runs PyPy (%s)", (int)d->pid, d->python_file);
     return 0;
@@ -216,9 +223,11 @@ static int check_libc(const struct decide_facts *d, struct mp_failure *f)
     case LIBC_MUSL:
         return mp_fail(f, MP_E_LIBC, 0, "process %d runs on musl (%s)", (int)d->pid, d->libc_name);
     case LIBC_STATIC:
-        return mp_fail(f, MP_E_LIBC, 0, "process %d is linked statically: it has no dynamic linker to load an agent", (int)d->pid);
+        return mp_fail(f, MP_E_LIBC, 0, "process %d is linked statically: it has no dynamic linker to load an agent",
+                       (int)d->pid);
     default:
-        return mp_fail(f, MP_E_LIBC, 0, "process %d runs on a C library that is not known (%s)", (int)d->pid, d->libc_name);
+        return mp_fail(f, MP_E_LIBC, 0, "process %d runs on a C library that is not known (%s)", (int)d->pid,
+                       d->libc_name);
     }
     if (!d->glibc_major)
         return mp_fail(f, MP_E_LIBC, 0, "the version of glibc in process %d could not be read", (int)d->pid);
@@ -235,8 +244,8 @@ static int check_version(const struct decide_facts *d, struct mp_failure *f)
     if (major != 3 || minor < 6 || minor > 13)
         return mp_fail(f, MP_E_PY_VERSION, 0, "process %d runs CPython %u.%u.%u", (int)d->pid, major, minor, micro);
     if (d->free_threaded)
-        return mp_fail(f, MP_E_PY_FREE_THREADED, 0, "process %d runs a free-threaded build of CPython %u.%u.%u", (int)d->pid,
-                       major, minor, micro);
+        return mp_fail(f, MP_E_PY_FREE_THREADED, 0, "process %d runs a free-threaded build of CPython %u.%u.%u",
+                       (int)d->pid, major, minor, micro);
     return 0;
 }
 

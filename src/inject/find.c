@@ -38,6 +38,12 @@ static bool is_alive(pid_t pid, const struct mp_control *c)
     return has_thread(pid, c->agent_tid);
 }
 
+static int fail_abi(pid_t pid, const struct mp_control *c, struct mp_failure *f)
+{
+    return mp_fail(f, MP_E_ABI, 0, "process %d holds an agent of another mempulse (version %u, this is %u)",
+                   (int)pid, c->abi, MP_ABI);
+}
+
 static int find_in(pid_t pid, pid_t live, struct inject_agent *ret, struct mp_failure *f)
 {
     struct inject_agent a = {0};
@@ -59,8 +65,7 @@ static int find_in(pid_t pid, pid_t live, struct inject_agent *ret, struct mp_fa
     a.alive = is_alive(pid, &a.control);
     *ret = a;
     if (r == -EPROTONOSUPPORT)
-        return mp_fail(f, MP_E_ABI, 0, "process %d holds an agent of another mempulse (version %u, this is %u)", (int)pid,
-                       a.control.abi, MP_ABI);
+        return fail_abi(pid, &a.control, f);
     return 1;
 }
 
@@ -93,8 +98,7 @@ int inject_request_detach(pid_t pid, const struct inject_agent *a, struct mp_fai
     if (r == -ENOENT || r == -EFAULT || (r == 0 && (c.pid != a->control.pid || c.agent_tid != a->control.agent_tid)))
         return mp_fail(f, MP_E_NOT_INJECTED, 0, "the agent has left process %d meanwhile", (int)pid);
     if (r == -EPROTONOSUPPORT)
-        return mp_fail(f, MP_E_ABI, 0, "process %d holds an agent of another mempulse (version %u, this is %u)", (int)pid,
-                       c.abi, MP_ABI);
+        return fail_abi(pid, &c, f);
     if (r < 0)
         return gather_refusal(pid, r, f);
     if (!a->alive)

@@ -395,7 +395,8 @@ static const struct {
 } unsafe_rows[] = {
     {"libc", "libc", false},           {"libpthread", "libpthread", false}, {"ld-linux-x86-64", "ld.so", true},
     {"ld", "ld.so", true},             {"libjemalloc", "jemalloc", true},   {"libtcmalloc", "tcmalloc", true},
-    {"libtcmalloc_minimal", "tcmalloc", true}, {"libmimalloc", "mimalloc", true}, {"libmimalloc-secure", "mimalloc", true},
+    {"libtcmalloc_minimal", "tcmalloc", true}, {"libmimalloc", "mimalloc", true},
+    {"libmimalloc-secure", "mimalloc", true},
     {"librpmalloc", "rpmalloc", true}, {"libsnmallocshim", "snmalloc", true}, {"libhoard", "hoard", true},
 };
 

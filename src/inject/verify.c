@@ -154,12 +154,13 @@ static void tell_mapping(struct report *r, const struct maps *m, const struct ma
     const char *name = e->name[0] ? e->name : "anonymous";
     if (!ours && how[0] == '+' && is_arena_part(m, e)) {
         if (e->write)
-            tell(r, false, "mapping + %lx-%lx: malloc arena of the target's libc (64 MiB reserved), kept by libc for its next thread",
+            tell(r, false, "mapping + %lx-%lx: malloc arena of the target's libc (64 MiB reserved), kept by libc for its "
+                           "next thread",
                  (unsigned long)e->lo, (unsigned long)(e->lo + ARENA_SIZE));
         return;
     }
-    tell(r, ours, "mapping %s %lx-%lx %c%c%c %.200s", how, (unsigned long)e->lo, (unsigned long)e->hi, e->read ? 'r' : '-',
-         e->write ? 'w' : '-', e->exec ? 'x' : '-', name);
+    tell(r, ours, "mapping %s %lx-%lx %c%c%c %.200s", how, (unsigned long)e->lo, (unsigned long)e->hi,
+         e->read ? 'r' : '-', e->write ? 'w' : '-', e->exec ? 'x' : '-', name);
 }
 
 static bool same_mapping(const struct maps_entry *a, const struct maps_entry *b)

@@ -98,7 +98,8 @@ static int load_headers_lib(struct elf *e)
     if (!id || id_len < EI_NIDENT || !ident_fits((const unsigned char *)id))
         return -ENOEXEC;
     ph = elf64_getphdr(e->lib);
-    if (!gelf_getehdr(e->lib, &h) || !ph || !header_fits(&h) || elf_getphdrnum(e->lib, &count) || !count || count > PHDRS_MAX)
+    if (!gelf_getehdr(e->lib, &h) || !ph || !header_fits(&h) || elf_getphdrnum(e->lib, &count) ||
+        !count || count > PHDRS_MAX)
         return -ENOEXEC;
     return take_phdrs(e, ph, (unsigned)count);
 }

@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "inject/libc.h"
@@ -304,6 +305,33 @@ START_TEST(test_verify_clean)
 }
 END_TEST
 
+/* A first second thread that allocates makes glibc reserve an arena for good. */
+START_TEST(test_verify_arena)
+{
+    const struct timespec step = {.tv_nsec = 10000000};
+    struct inject_snapshot *before;
+    struct inject_diff d = {.detail = ""};
+    int fd, tries = 500;
+    pid_t child;
+    if (access(python, X_OK) < 0)
+        return;
+    child = start_python("import sys, threading\nprint(1, flush=True)\nsys.stdin.readline()\n"
+                         "t = threading.Thread(target=lambda: b'x' * 10000)\nt.start()\nt.join()\nsys.stdin.read()",
+                         &fd);
+    ck_assert_int_eq(inject_snapshot_take(&before, child, &failure), 0);
+    ck_assert_int_eq(write(fd, "\n", 1), 1);
+    while (tries-- && !strstr(d.detail, "malloc arena")) {
+        nanosleep(&step, NULL);
+        ck_assert_int_eq(inject_verify(child, before, &d, &failure), 0);
+    }
+    ck_assert_msg(strstr(d.detail, "malloc arena") != NULL, "%s", d.detail);
+    ck_assert_ptr_null(strstr(d.detail, "left"));
+    ck_assert(d.clean); /* libc's, not ours */
+    stop_python(child, fd);
+    inject_snapshot_free(before);
+}
+END_TEST
+
 /* Puts into this process what an agent would leave. */
 static char *leave_agent(int *ret_fd)
 {
@@ -424,6 +452,7 @@ int main(void)
     tcase_add_test(t, test_python);
     tcase_add_test(t, test_python_refusals);
     tcase_add_test(t, test_verify_clean);
+    tcase_add_test(t, test_verify_arena);
     tcase_add_test(t, test_find_agent);
     tcase_add_test(t, test_find_agent_in_fork);
     tcase_add_test(t, test_verify_ours);
