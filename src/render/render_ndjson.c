@@ -33,15 +33,23 @@ static const char *name_of(const char *const *names, size_t count, uint32_t i)
 }
 #define NAME_OF(names, i) name_of(names, sizeof(names) / sizeof((names)[0]), i)
 
-/* When: t_ns since the start, and the calendar's time. */
-static void add_time(struct render *r, struct jline *j, uint64_t mono_ns)
+/* The calendar's time; absent when it has none for that. */
+static void add_calendar(struct render *r, struct jline *j, uint64_t mono_ns)
 {
     char buf[48];
 
+    time_rfc3339(&r->clock, buf, sizeof(buf), (int64_t)(mono_ns + (uint64_t)r->realtime_offset_ns));
+    if (*buf)
+        jline_text(j, "time", buf);
+}
+
+/* When: t_ns since the start, and the calendar's time. */
+static void add_time(struct render *r, struct jline *j, uint64_t mono_ns)
+{
     if (!r->start_mono_ns)
         r->start_mono_ns = mono_ns;
     jline_int(j, "t_ns", (int64_t)(mono_ns - r->start_mono_ns));
-    jline_text(j, "time", time_rfc3339(&r->clock, buf, sizeof(buf), (int64_t)(mono_ns + (uint64_t)r->realtime_offset_ns)));
+    add_calendar(r, j, mono_ns);
 }
 
 static void add_patterns(struct jline *j, const char *key, const struct mp_patterns *p)
@@ -141,8 +149,7 @@ static int ndjson_begin(struct render *r, const struct render_meta *meta)
     if (r->start_mono_ns) {
         snprintf(buf, sizeof(buf), "%" PRIu64, r->start_mono_ns);
         jline_text(&j, "start_mono_ns", buf);
-        jline_text(&j, "time", time_rfc3339(&r->clock, buf, sizeof(buf),
-                                           (int64_t)(r->start_mono_ns + (uint64_t)r->realtime_offset_ns)));
+        add_calendar(r, &j, r->start_mono_ns);
     }
     jline_uint(&j, "threads", meta->threads);
     jline_uint(&j, "rss_bytes", meta->rss_bytes);
@@ -316,7 +323,7 @@ static int put_rank(struct render *r, const struct model_code *c, long rank)
     }
     jline_uint(&j, "time_ns", c->time_ns);
     jline_uint(&j, "self_ns", c->self_ns);
-    jline_uint(&j, "raised", c->raised);
+    jline_uint(&j, "raised_calls", c->raised);
     if (c->uss_calls) {
         jline_int(&j, "uss_net_bytes", c->uss_incl);
         jline_uint(&j, "uss_calls", c->uss_calls);
@@ -332,8 +339,24 @@ static void add_residue(struct jline *j, const struct render_end *end)
         if (end->residue & residue_names[i].bit)
             json_object_array_add(array, json_object_new_string(residue_names[i].name));
     jline_add(j, "residue", array);
-    if (end->residue_text && *end->residue_text)
-        jline_foreign(j, "residue_text", end->residue_text);
+}
+
+/* What is left, in words: residue_text's lines. */
+static void add_left(struct jline *j, const char *text)
+{
+    struct json_object *array = json_object_new_array();
+    size_t n;
+
+    for (; array && text && *text; text += n + (text[n] == '\n')) {
+        char *clean;
+
+        n = strcspn(text, "\n");
+        clean = n ? utf8_sanitise(text, n) : NULL;
+        if (clean)
+            json_object_array_add(array, json_object_new_string(clean));
+        free(clean);
+    }
+    jline_add(j, "left", array);
 }
 
 static void add_totals(struct jline *j, const struct model_totals *t)
@@ -368,6 +391,7 @@ static int put_end(struct render *r, const struct model *m, const struct render_
     jline_uint(&j, "pause_ns", end->pause_ns);
     jline_uint(&j, "wall_ns", end->wall_ns);
     add_residue(&j, end);
+    add_left(&j, end->residue_text);
     return jline_write(&j, &r->io);
 }
 
