@@ -350,6 +350,9 @@ static void live_report(struct live *l)
         err = render_ranking(stdout, l->model, l->o->color, terminal_width(STDOUT_FILENO));
     if (!l->o->talk.quiet)
         err = render_verdict(stderr, l->o->pid, &l->end);
+    if (l->end.clean && l->diff.libc_arenas)
+        cmd_say(&l->o->talk, "the target's libc made a malloc arena meanwhile (64 MiB of addresses reserved, a few pages "
+                             "used), as for any new thread, and keeps it for the next one");
 }
 
 static bool live_fail_on(const struct live *l)

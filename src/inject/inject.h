@@ -89,6 +89,7 @@ struct inject_diff {
         size_t changed;       /* differences that are the target's own work or its libc's */
     } kind[INJECT_KINDS];
     bool clean;               /* nothing of ours is left */
+    size_t libc_arenas;       /* malloc arenas that the target's libc made since `before`, and keeps for its next threads */
     char detail[1024];        /* what is left, or what differs, one item a line, escaped */
 };
 /* Compares now with before; `before` may be NULL (only what is ours is then looked for). */

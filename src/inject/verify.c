@@ -153,6 +153,7 @@ static void tell_mapping(struct report *r, const struct maps *m, const struct ma
 {
     const char *name = e->name[0] ? e->name : "anonymous";
     if (!ours && how[0] == '+' && is_arena_part(m, e)) {
+        r->diff->libc_arenas += e->write;
         if (e->write)
             tell(r, false, "mapping + %lx-%lx: malloc arena of the target's libc (64 MiB reserved), kept by libc for its "
                            "next thread",
