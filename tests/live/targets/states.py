@@ -14,10 +14,11 @@ import sys
 import threading
 import time
 
-import work
-import states_busy
 import states_async
+import states_busy
+import states_lines
 import states_process
+import work
 from work import account, checksum, libc, raw_call
 
 TICK = 0.02  # seconds that an idle state blocks at a time
@@ -310,6 +311,7 @@ STATES = {
 }
 STATES.update(states_busy.STATES)
 STATES.update(states_async.STATES)
+STATES.update(states_lines.STATES)
 STATES.update(states_process.STATES)
 
 if __name__ == "__main__":

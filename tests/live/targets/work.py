@@ -138,11 +138,6 @@ class State(object):
         """Before the report."""
 
 
-def grow(calls, pages):
-    for _ in range(calls):
-        leak_pages(pages)
-
-
 def pause(state, control):
     """Says so and stands still until `run` (True) or `stop` (False)."""
     state.quiet()
@@ -163,7 +158,8 @@ def handle(state, control, words):
     if words[0] == "pause":
         return pause(state, control)
     if words[0] == "grow":
-        grow(int(words[1]), int(words[2]))
+        for _ in range(int(words[1])):
+            leak_pages(int(words[2]))
         control.tell(grown=int(words[1]))
     elif words[0] == "exit":
         os._exit(int(words[1]))

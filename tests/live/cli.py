@@ -1,0 +1,479 @@
+"""The command line's contract (shared/facts/cli.md): refusals, outputs, options."""
+import json
+import os
+import pty
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import harness
+import procfs
+from harness import Skip, check, run
+
+NOBODY = 65534
+ERROR_KEYS = {"type", "code", "exit", "message", "hint", "changed_target"}
+TRACER = os.path.join(harness.TARGETS, "tracer.py")
+
+
+def menu(context, **options):
+    return harness.Target(context.python, "menu", **options)
+
+
+def session(context, target, *options, act="burst", duration="600ms"):
+    """A short session in which the target does what `act` says. (result, stream)"""
+    path = context.file("session.ndjson")
+    with harness.Launcher(context.binary, "inject", "-p", target.pid, "-d", duration, "--json", "-o", path,
+                          *options) as launcher:
+        launcher.wait_attached()
+        for command in act.split(","):
+            check("unknown" not in target.ask(command), "the target does not know '%s'", command)
+        result = launcher.result()
+    return result, harness.stream_of(path)
+
+
+def refused(context, pid, exit_code, code, **options):
+    """inject refuses, by exit code and by name, in text and in JSON, and says what it changed."""
+    result = run(context.binary, "inject", "-p", pid, "-d", "1s", "--json", **options).expect(exit_code)
+    error = result.error()
+    check(error["code"] in (code if isinstance(code, tuple) else (code,)), "code %s was expected\n%s", code, result)
+    check(ERROR_KEYS <= set(error), "keys are missing: %s\n%s", ERROR_KEYS - set(error), result)
+    check(error["type"] == "error" and error["exit"] == exit_code and error["changed_target"] is False, "%s", result)
+    check(error["message"] and error["hint"], "no message or no hint\n%s", result)
+    check(result.out == "", "stdout is not empty\n%s", result)
+    text = run(context.binary, "inject", "-p", pid, "-d", "1s", **options).expect(exit_code)
+    check("nothing in the target was changed" in text.err, "it does not say so\n%s", text)
+    return error
+
+
+# --- refusals -----------------------------------------------------------------------
+
+def no_such_process(context):
+    refused(context, 999999999, 3, "ESRCH")
+
+
+def exited_process(context):
+    process = harness.spawn(["/bin/true"])
+    harness.reap(process)
+    refused(context, process.pid, 3, "ESRCH")
+
+
+def zombie(context):
+    process = harness.spawn(["/bin/true"])
+    procfs.wait_until(lambda: procfs.state(process.pid) == "Z", 10, "it becomes a zombie")
+    try:
+        refused(context, process.pid, 3, "ESRCH")
+    finally:
+        harness.reap(process)
+
+
+def not_python(context):
+    process = harness.spawn(["/bin/sleep", "60"])
+    try:
+        refused(context, process.pid, 4, "NOT_PYTHON")
+        check(procfs.alive(process.pid), "it did not survive")
+    finally:
+        harness.reap(process)
+
+
+def python2(context):
+    found = [path for name, path in harness.pyenv_versions().items() if name.startswith("2.7")]
+    python = found[0].replace("python3", "python2.7") if found else shutil.which("python2.7")
+    if not python or not os.path.exists(python):
+        raise Skip("python2.7 is missing")
+    process = harness.spawn([python, "-c", "import os, time; os.write(1, b'x'); time.sleep(60)"], stdout=subprocess.PIPE)
+    try:
+        process.stdout.read(1)
+        refused(context, process.pid, 4, "PY_VERSION")
+    finally:
+        harness.reap(process)
+        process.stdout.close()
+
+
+def stopped(context):
+    with menu(context) as target:
+        os.kill(target.pid, signal.SIGSTOP)
+        procfs.wait_until(lambda: procfs.state(target.pid) == "T", 10, "it stops")
+        refused(context, target.pid, 8, "STOPPED")
+        check(procfs.state(target.pid) == "T", "it is not stopped any more")
+        os.kill(target.pid, signal.SIGCONT)
+
+
+def already_traced(context):
+    with menu(context) as target:
+        tracer = harness.spawn([sys.executable, TRACER, str(target.pid)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            if not tracer.stdout.readline():
+                raise Skip("ptrace is not permitted here")
+            error = refused(context, target.pid, 6, "BUSY_TRACED")
+            check(str(tracer.pid) in error["message"], "the tracer is not named: %s", error)
+        finally:
+            harness.reap(tracer)
+            tracer.stdin.close()
+            tracer.stdout.close()
+
+
+def as_nobody(context):
+    if os.geteuid() != 0 or not shutil.which("setpriv"):
+        raise Skip("needs root and setpriv")
+    return ["setpriv", "--reuid=%d" % NOBODY, "--regid=%d" % NOBODY, "--clear-groups"]
+
+
+def unprivileged(context):
+    prefix = as_nobody(context)
+    with menu(context) as target:
+        refused(context, target.pid, 5, ("EPERM", "EPERM_UID"), prefix=prefix)
+
+
+def own_process(context):
+    """Without privileges, on a process of one's own: works, or Yama is named."""
+    prefix = as_nobody(context)
+    with menu(context, prefix=prefix) as target:
+        result = run(context.binary, "inject", "-p", target.pid, "-d", "200ms", "--json", prefix=prefix)
+        if result.code == 5:
+            check(result.error()["code"] == "EPERM_YAMA", "%s", result)
+            raise Skip("Yama forbids it")
+        result.expect(0)
+        harness.Stream(result.out)
+        check(not procfs.compare(target.before, target.pause()), "%s", procfs.compare(target.before, target.pause()))
+
+
+# --- usage ------------------------------------------------------------------------------
+
+WRONG = (
+    (), ("nonsense",), ("inject",), ("inject", "-p"), ("inject", "-p", "0"), ("inject", "-p", "abc"),
+    ("inject", "-p", "-5"), ("inject", "1", "2"), ("inject", "--nonsense", "-p", "1"), ("inject", "-p", "1", "-d", "10x"),
+    ("inject", "-p", "1", "-d", "-1s"), ("inject", "-p", "1", "-d", "0"), ("inject", "-p", "1", "-n", "0"),
+    ("inject", "-p", "1", "-n", "many"), ("inject", "-p", "1", "--depth", "-1"), ("inject", "-p", "1", "--depth", "1000"),
+    ("inject", "-p", "1", "-f", "yaml"), ("inject", "-p", "1", "--color", "maybe"), ("inject", "-p", "1", "--min-bytes", "x"),
+    ("inject", "-p", "1", "--min-time", "x"), ("inject", "-p", "1", "--function", ""), ("inject", "-p", "1", "--thread", "x"),
+    ("inject", "-p", "1", "--report", "mempulse"), ("inject", "-p", "1", "--report", "other", "--lines"),
+    ("inject", "-p", "1", "-o", "%z"), ("inject", "-p", "1", "--fail-on", "rss"), ("inject", "-p", "1", "--max-loss", "101"),
+    ("detach",), ("detach", "-p", "x"), ("detach", "-p", "1", "--wait", "x"), ("detach", "--nonsense"),
+    ("status", "--nonsense"), ("status", "-p", "x"),
+)
+
+
+def usage(context):
+    for args in WRONG:
+        result = run(context.binary, *args)
+        check(result.code == 2, "exit code 2 was expected\n%s", result)
+        check(result.out == "" and result.err.strip(), "stderr alone should speak\n%s", result)
+
+
+def usage_json(context):
+    error = run(context.binary, "inject", "--json", "-p", "abc").expect(2).error()
+    check(error["code"] == "USAGE" and error["exit"] == 2, "%s", error)
+
+
+def help_and_version(context):
+    for args in (("--help",), ("inject", "--help"), ("detach", "--help"), ("status", "--help"), ("--version",)):
+        result = run(context.binary, *args).expect(0)
+        check(result.out.strip() and not result.err, "stdout alone should speak\n%s", result)
+    for option in ("--duration", "--depth", "--root", "--min-bytes", "--json", "--summary", "--lines"):
+        check(option in run(context.binary, "inject", "--help").out, "%s is not in the help", option)
+
+
+# --- options ------------------------------------------------------------------------------
+
+def positional(context):
+    with menu(context) as target:
+        result = run(context.binary, "inject", "-d", "100ms", "--json", target.pid).expect(0)
+        check(harness.Stream(result.out).meta["pid"] == target.pid, "%s", result)
+
+
+DURATIONS = (("300ms", 0.3), ("0.3s", 0.3), ("0.005m", 0.3), ("0.4", 0.4))
+DURATION_SLACK = 1.5  # seconds, for a loaded machine
+
+
+def durations(context):
+    with menu(context) as target:
+        for text, seconds in DURATIONS:
+            result = run(context.binary, "inject", "-p", target.pid, "-d", text, "--json").expect(0)
+            wall = harness.Stream(result.out).end["wall_ns"] / 1e9
+            check(seconds * 0.95 <= wall <= seconds + DURATION_SLACK, "-d %s lasted %.3f s", text, wall)
+
+
+def count(context):
+    with harness.Target(context.python, "fib") as target:
+        result = run(context.binary, "inject", "-p", target.pid, "-n", "5", "--json").expect(0)
+        stream = harness.Stream(result.out)
+        check(len(stream.of("call")) == 5, "%d calls\n%s", len(stream.of("call")), result)
+        check(stream.end["reason"] == "count" and stream.end["clean"], "%s", stream.end)
+
+
+# options, what the target does, functions that must be there, functions that must not
+FILTERS = (
+    ((), "burst", {"grow_small", "grow_big", "be_slow", "outer"}, set()),
+    (("--function", "grow_*"), "burst", {"grow_small", "grow_big"}, {"be_slow", "outer", "burst", "leak_pages"}),
+    (("--function", "outer", "--function", "be_*"), "burst", {"outer", "be_slow"}, {"grow_big", "burst"}),
+    (("--exclude", "grow_*"), "burst", {"be_slow", "outer", "burst"}, {"grow_small", "grow_big"}),
+    (("--module", "__main__"), "burst", {"burst", "grow_big"}, {"leak_pages", "handle"}),
+    (("--module", "work", "--depth", "6"), "burst", {"leak_pages", "handle"}, {"burst", "grow_big"}),
+    (("--exclude", "__main__", "--depth", "6"), "burst", {"leak_pages"}, {"burst", "grow_big"}),
+    (("--min-bytes", "64K"), "burst", {"grow_big", "burst"}, {"grow_small", "be_slow", "outer"}),
+    (("--min-time", "50ms"), "burst", {"be_slow", "burst"}, {"grow_small", "grow_big", "outer"}),
+    (("--root", "burst", "--depth", "1"), "burst", {"grow_small", "be_slow", "outer"}, {"leak_pages", "handle", "middle"}),
+    (("--root", "outer", "--depth", "1"), "burst", {"middle"}, {"inner", "grow_big"}),
+    (("--root", "outer", "--depth", "2"), "burst", {"middle", "inner"}, {"grow_big"}),
+    (("--depth", "1"), "burst", {"handle"}, {"burst", "grow_big"}),
+    (("--depth", "0"), "burst", {"handle", "burst", "outer", "middle", "inner", "leak_pages"}, set()),
+)
+
+
+def filters(context):
+    with menu(context) as target:
+        for options, act, wanted, unwanted in FILTERS:
+            result, stream = session(context, target, *options, act=act)
+            result.expect(0)
+            got = {harness.bare(row["function"]) for row in stream.of("call")}
+            check(wanted <= got, "%s: %s are missing, there are %s", options, sorted(wanted - got), sorted(got))
+            check(not unwanted & got, "%s: %s should not be there", options, sorted(unwanted & got))
+
+
+def thread(context):
+    with menu(context) as target:
+        tid = target.ask("helper_tid")["tid"]
+        result, stream = session(context, target, "--thread", tid, act="burst,burst_helper,burst")
+        result.expect(0)
+        calls = stream.of("call")
+        check({row["tid"] for row in calls} == {tid}, "threads %s, %d alone was expected", {row["tid"] for row in calls}, tid)
+        check(len(stream.of("call", "grow_big")) == 1, "%d calls of grow_big, 1 was expected", len(stream.of("call", "grow_big")))
+        run(context.binary, "inject", "-p", target.pid, "--thread", "1", "-d", "1s").expect(3)
+
+
+def depths(context):
+    """From a root the depth of each call is what the program says."""
+    with menu(context) as target:
+        _, stream = session(context, target, "--root", "burst", "--depth", "4")
+        for function, depth in (("grow_big", 1), ("leak_pages", 2), ("outer", 1), ("middle", 2), ("inner", 3)):
+            got = {row["depth"] for row in stream.of("call", function)}
+            check(got == {depth}, "depth of %s: %s, %d was expected", function, got, depth)
+
+
+def fail_on(context):
+    with menu(context) as target:
+        result, _ = session(context, target, "--fail-on", "rss>512K")
+        result.expect(15)
+        result, _ = session(context, target, "--fail-on", "rss>1G", "--fail-on", "self>1G")
+        result.expect(0)
+
+
+def summary(context):
+    with menu(context) as target:
+        with harness.Launcher(context.binary, "inject", "-p", target.pid, "-d", "500ms", "--summary", "--depth", "6") as launcher:
+            launcher.wait_attached()
+            target.ask("burst")
+            result = launcher.result().expect(0)
+        check("leak_pages" in result.out and "be_slow" in result.out, "the ranking lacks functions\n%s", result)
+        check("nothing left behind" in result.err, "no verdict\n%s", result)
+
+
+def quiet(context):
+    with menu(context) as target:
+        result = run(context.binary, "inject", "-q", "-p", target.pid, "-d", "200ms", "--json").expect(0)
+        check(result.err == "", "-q speaks\n%s", result)
+
+
+# --- outputs ----------------------------------------------------------------------------------
+
+def output_first(context):
+    """An output that can't be written is told before the target is looked at."""
+    for pid in (999999999, os.getpid()):
+        result = run(context.binary, "inject", "--json", "-p", pid, "-o", "/nonexistent/x.ndjson").expect(12)
+        error = result.error()
+        check(error["code"] == "OUTPUT" and error["changed_target"] is False, "%s", result)
+
+
+def output_names(context):
+    """%p, %t and the extension."""
+    with menu(context) as target:
+        run(context.binary, "inject", "-p", target.pid, "-d", "100ms", "-o", context.file("out-%p-%t.ndjson")).expect(0)
+        found = [name for name in os.listdir(context.folder) if name.startswith("out-%d-2" % target.pid)]
+        check(len(found) == 1, "files: %s", os.listdir(context.folder))
+        harness.stream_of(context.file(found[0]))
+        run(context.binary, "inject", "-p", target.pid, "-d", "100ms", "-o", context.file("out.txt")).expect(0)
+        with open(context.file("out.txt")) as file:
+            check(not file.read().startswith("{"), "text was expected in out.txt")
+
+
+def disk_full(context):
+    """An output that fails in the middle: 12, the target clean."""
+    with harness.Target(context.python, "fib") as target:
+        run(context.binary, "inject", "-p", target.pid, "-d", "5s", "--json", "-o", "/dev/full").expect(12)
+        with open("/dev/full", "w") as full:
+            run(context.binary, "inject", "-p", target.pid, "-d", "5s", stdout=full).expect(12)
+        check(not procfs.compare(target.before, target.pause()), "%s", procfs.compare(target.before, target.pause()))
+
+
+def reader_leaves(context):
+    """As `| head -3`: a bounded, clean detach, and no error."""
+    with harness.Target(context.python, "fib") as target:
+        with harness.Launcher(context.binary, "inject", "-p", target.pid, "--json", stdout=subprocess.PIPE) as launcher:
+            for _ in range(3):
+                check(launcher.process.stdout.readline().startswith(b"{"), "no stream")
+            launcher.process.stdout.close()
+            result = launcher.result(15)
+        result.expect(0)
+        check("nothing left behind" in result.err, "no clean end\n%s", result)
+        check(not procfs.compare(target.before, target.pause()), "%s", procfs.compare(target.before, target.pause()))
+
+
+def idle_reader_leaves(context):
+    """The same while the target does nothing that could be written."""
+    with menu(context) as target:
+        with harness.Launcher(context.binary, "inject", "-p", target.pid, "--json", "--function", "never",
+                              stdout=subprocess.PIPE) as launcher:
+            launcher.wait_attached()
+            launcher.process.stdout.close()
+            launcher.result(15).expect(0)
+
+
+def reader_sleeps(context):
+    """A reader that never reads does not keep the launcher from leaving."""
+    with harness.Target(context.python, "fib") as target:
+        with harness.Launcher(context.binary, "inject", "-p", target.pid, "-d", "1s", "--json",
+                              stdout=subprocess.PIPE) as launcher:
+            launcher.result(20)
+        check(not procfs.compare(target.before, target.pause()), "%s", procfs.compare(target.before, target.pause()))
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def signals(context):
+    with harness.Target(context.python, "fib") as target:
+        for number in SIGNALS:
+            path = context.file("signal.ndjson")
+            with harness.Launcher(context.binary, "inject", "-p", target.pid, "--json", "-o", path) as launcher:
+                launcher.wait_attached()
+                launcher.signal(number)
+                launcher.result().expect(128 + number)
+            end = harness.stream_of(path).end
+            check(end["reason"] == "signal" and end["clean"], "%s", end)
+        check(not procfs.compare(target.before, target.pause()), "%s", procfs.compare(target.before, target.pause()))
+
+
+def under_timeout(context):
+    path = context.file("timeout.ndjson")
+    with menu(context) as target:
+        run(context.binary, "inject", "-p", target.pid, "--json", "-o", path, prefix=["timeout", "1"]).expect(124)
+        check(harness.stream_of(path).end["clean"], "not clean")
+        check(not procfs.ours(target.pid), "left: %s", procfs.ours(target.pid))
+
+
+def terminal_output(context, args, **environment):
+    """What mempulse writes to a terminal."""
+    master, slave = pty.openpty()
+    env = dict(os.environ, TERM="xterm", **environment)
+    for name in [name for name, value in env.items() if value is None]:
+        del env[name]
+    chunks = []
+    with harness.Launcher(context.binary, *args, stdout=slave, env=env) as launcher:
+        os.close(slave)
+        deadline = time.monotonic() + harness.PATIENCE
+        while time.monotonic() < deadline:
+            if not select.select([master], [], [], 0.2)[0]:
+                continue
+            try:
+                chunk = os.read(master, 65536)
+            except OSError:
+                break
+            if not chunk:
+                break
+            chunks.append(chunk)
+        launcher.result().expect(0)
+    os.close(master)
+    return b"".join(chunks)
+
+
+# environment, --color, colour expected
+COLOURS = (
+    ({"NO_COLOR": None}, "auto", True), ({"NO_COLOR": "1"}, "auto", False), ({"NO_COLOR": ""}, "auto", True),
+    ({"NO_COLOR": None, "TERM": "dumb"}, "auto", False), ({"NO_COLOR": None}, "never", False), ({"NO_COLOR": "1"}, "always", True),
+)
+
+
+def colours(context):
+    with harness.Target(context.python, "fib") as target:
+        for environment, when, wanted in COLOURS:
+            text = terminal_output(context, ["inject", "-p", target.pid, "-n", "20", "--color", when], **environment)
+            check((b"\x1b[" in text) == wanted, "colour with %s, --color %s: %s", environment, when, not wanted)
+        piped = run(context.binary, "inject", "-p", target.pid, "-n", "20").expect(0)
+        check("\x1b[" not in piped.out, "colour in a pipe")
+
+
+# --- sessions beside each other ------------------------------------------------------------------
+
+def second_session(context):
+    with menu(context) as target:
+        with harness.Launcher(context.binary, "inject", "-p", target.pid, "-o", os.devnull) as launcher:
+            launcher.wait_attached()
+            error = run(context.binary, "inject", "-p", target.pid, "--json", "--depth", "7").expect(6).error()
+            check(error["code"] == "BUSY_SESSION", "%s", error)
+            check(str(launcher.process.pid) in error["message"], "the launcher is not named: %s", error)
+            again = run(context.binary, "inject", "-p", target.pid).expect(0)
+            check("already" in again.err, "it does not say so\n%s", again)
+            launcher.signal(signal.SIGINT)
+            launcher.result().expect(130)
+
+
+def replaced(context):
+    with menu(context) as target:
+        with harness.Launcher(context.binary, "inject", "-p", target.pid, "-o", os.devnull) as first:
+            first.wait_attached()
+            run(context.binary, "inject", "-p", target.pid, "--depth", "7", "--replace", "-d", "200ms").expect(0)
+            first.result().expect(0)
+        check(not procfs.compare(target.before, target.pause()), "%s", procfs.compare(target.before, target.pause()))
+
+
+def nothing_to_detach(context):
+    with menu(context) as target:
+        result = run(context.binary, "detach", "-p", target.pid).expect(0)
+        check("nothing" in result.out, "it does not say so\n%s", result)
+        run(context.binary, "detach", "-p", target.pid, "--strict").expect(7)
+        found = json.loads(run(context.binary, "detach", "-p", target.pid, "--json").expect(0).out)
+        check(found["was_injected"] is False and found["clean"] is True, "%s", found)
+        run(context.binary, "detach", "-p", "999999999").expect(3)
+
+
+def status(context):
+    with menu(context) as target:
+        run(context.binary, "status", "-p", target.pid, "--strict").expect(7)
+        check("not injected" in run(context.binary, "status", "-p", target.pid).expect(0).out, "it does not say so")
+        with harness.Launcher(context.binary, "inject", "-p", target.pid, "--depth", "5", "-o", os.devnull) as launcher:
+            launcher.wait_attached()
+            found = json.loads(run(context.binary, "status", "-p", target.pid, "--json").expect(0).out)
+            check(found["injected"] and found["alive"] and found["launcher_pid"] == launcher.process.pid, "%s", found)
+            check(found["options"]["depth"] == 5 and found["state"] == "hooked", "%s", found)
+            check(str(target.pid) in run(context.binary, "status").expect(0).out, "status without a pid does not list it")
+            launcher.signal(signal.SIGTERM)
+            launcher.result().expect(143)
+        found = json.loads(run(context.binary, "status", "-p", target.pid, "--json").expect(0).out)
+        check(found["injected"] is False, "%s", found)
+    run(context.binary, "status", "-p", "999999999").expect(3)
+
+
+TESTS = (
+    ("no such process", no_such_process), ("exited process", exited_process), ("zombie", zombie),
+    ("not Python", not_python), ("Python 2.7", python2), ("stopped target", stopped),
+    ("already traced", already_traced), ("unprivileged user", unprivileged), ("own process, unprivileged", own_process),
+    ("usage errors", usage), ("usage errors as JSON", usage_json), ("help and version", help_and_version),
+    ("positional pid", positional), ("durations", durations), ("count", count), ("filters", filters),
+    ("thread filter", thread), ("depths", depths), ("fail-on", fail_on), ("summary", summary), ("quiet", quiet),
+    ("output is checked first", output_first), ("output names", output_names), ("full disk", disk_full),
+    ("reader leaves", reader_leaves), ("idle reader leaves", idle_reader_leaves), ("reader sleeps", reader_sleeps),
+    ("signals to the launcher", signals), ("under timeout(1)", under_timeout), ("colours", colours),
+    ("second session", second_session), ("replace", replaced), ("nothing to detach", nothing_to_detach),
+    ("status", status),
+)
+SHORT = ("no such process", "not Python", "usage errors", "help and version", "reader leaves", "output is checked first")
+EVERYWHERE = ("filters", "thread filter", "depths")  # these depend on the kind of hook
+
+
+def tests(short, everywhere=False):
+    for name, function in TESTS:
+        if name in SHORT if short else not everywhere or name in EVERYWHERE:
+            yield "cli " + name, function

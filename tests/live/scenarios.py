@@ -1,0 +1,119 @@
+"""Each state of a target under one session: growth is found where it is, and the
+target does not notice. The table is the issue's list."""
+import os
+
+import harness
+import procfs
+from harness import check
+
+CALLS, PAGES = 64, 100
+PAGE = 4096
+
+
+class Row:
+    """state; duration of the session; options of inject; and what may be expected:
+    lone    nothing else in the process touches memory: rss is exact too
+    slack   pages per call that `own` may be above the truth (copy on write after fork)
+    still   nothing but leak_pages grows: no other function may be blamed"""
+
+    def __init__(self, state, duration="700ms", options=(), lone=True, slack=1, still=True):
+        self.state, self.duration, self.options = state, duration, options
+        self.lone, self.slack, self.still = lone, slack, still
+
+
+GROWING = (
+    Row("select"),
+    Row("epoll"),
+    Row("sleep"),
+    Row("event"),
+    Row("read"),
+    Row("fib"),
+    Row("alloc", lone=False, still=False),
+    Row("threads", "2s", lone=False, still=False),
+    Row("asyncio", "1s", lone=False, still=False, options=("--depth", "2")),
+    Row("asyncio_forever", "1s", lone=False, still=False, options=("--depth", "5", "--min-bytes", "64K")),
+    Row("generators", "1s", still=False, options=("--depth", "2")),
+    Row("recursion", "1s"),
+    Row("fork", "1s", slack=16, lone=False, still=False),
+    Row("fork_thread", "1s", slack=16, lone=False, still=False),
+    Row("multiprocessing", "2s", slack=16, lone=False, still=False),
+    Row("spawn", "1s", slack=16, lone=False, still=False),
+    Row("c_extensions", "1s", lone=False, still=False),
+    Row("traced"),
+    Row("profiled", "1s"),
+    Row("covered", "1s", still=False),
+    Row("sigalrm"),
+    Row("queued"),
+)
+
+# Calls straight through ctypes: an EINTR that reaches the program would be counted.
+RAW = ("raw_epoll", "raw_poll", "raw_nanosleep", "raw_recv", "raw_semop", "raw_sigtimedwait", "raw_futex")
+RAW_SESSIONS = 4
+
+
+def growing(context, row):
+    """One session over one state, the target looked at before and after."""
+    path = context.file("%s.ndjson" % row.state)
+    with harness.Target(context.python, row.state) as target:
+        with harness.Launcher(context.binary, "inject", "-p", target.pid, "-d", row.duration, "--json", "-o", path,
+                              *row.options) as launcher:
+            launcher.wait_attached()
+            target.grow(CALLS, PAGES)
+            result = launcher.result()
+        result.expect(0)
+        after = target.pause()
+        differences = procfs.compare(target.before, after)
+        check(not differences, "the target is not as before:\n%s\n%s", "\n".join(differences), result)
+        check_stream(context, row, target, harness.stream_of(path))
+
+
+def check_stream(context, row, target, stream):
+    check(stream.meta["pid"] == target.pid, "meta has another pid: %s", stream.meta)
+    check(stream.meta["python"] == target.hello["version"], "meta has another version: %s", stream.meta)
+    check(stream.end["clean"] is True and stream.end["reason"] == "duration", "the end is not clean: %s", stream.end)
+    context.pauses.append(stream.meta["pause_ns"])
+    leaks = stream.of("call", "leak_pages")
+    check(len(leaks) == CALLS, "%d records of leak_pages, %d were expected; end: %s", len(leaks), CALLS, stream.end)
+    for record in leaks:
+        check_record(row, record)
+    check_rank(row, stream)
+
+
+def within(value, pages, slack):
+    return pages * PAGE <= value <= (pages + slack) * PAGE
+
+
+def check_record(row, record):
+    check(within(record["own_bytes"], PAGES, row.slack), "own is off: %s", record)
+    if row.lone:
+        check(abs(record["rss_delta_bytes"] - PAGES * PAGE) <= PAGE, "rss is off: %s", record)
+
+
+def check_rank(row, stream):
+    rank = stream.rank("leak_pages")
+    check(rank["calls"] == CALLS, "calls: %s", rank)
+    check(within(rank["own_self_bytes"], CALLS * PAGES, CALLS * row.slack), "own in the ranking is off: %s", rank)
+    if row.lone:
+        check(abs(rank["rss_self_bytes"] - CALLS * PAGES * PAGE) <= CALLS * PAGE, "rss in the ranking is off: %s", rank)
+    if not row.still:
+        return
+    check(rank["rank"] == 1, "another function is ranked first: %s", stream.of("rank")[0])
+    for other in stream.of("rank"):
+        check(other is rank or abs(other["rss_self_bytes"]) <= PAGES * PAGE, "blamed without cause: %s", other)
+
+
+def raw(context, state):
+    """Some short sessions over one blocking call."""
+    with harness.Target(context.python, state) as target:
+        for _ in range(RAW_SESSIONS):
+            harness.run(context.binary, "inject", "-p", target.pid, "-d", "60ms", "--json", "-o", os.devnull).expect(0)
+        differences = procfs.compare_strictly(target.before, target.pause())
+        check(not differences, "the target is not as before:\n%s", "\n".join(differences))
+
+
+def tests(short):
+    for row in GROWING:
+        if not short or row.state in ("select", "fib"):
+            yield "scenario " + row.state, lambda context, row=row: growing(context, row)
+    for state in () if short else RAW:
+        yield "scenario " + state, lambda context, state=state: raw(context, state)

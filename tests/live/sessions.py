@@ -1,0 +1,172 @@
+"""How sessions begin and end: many in a row, a launcher that dies, a target that
+ends, a second launcher, a frame that does not return. On every interpreter."""
+import os
+import signal
+
+import harness
+import procfs
+from harness import check
+
+CYCLES = 50
+LEASE = 3.0          # seconds; MP_LEASE_MS and what a loaded machine adds
+CYCLES_RSS = 2 << 20  # what 50 sessions may change the size by
+
+
+def inject(context, target, *options):
+    return harness.Launcher(context.binary, "inject", "-p", target.pid, *options)
+
+
+def nothing_left(target, seconds=LEASE):
+    procfs.wait_until(lambda: not procfs.ours(target.pid), seconds, "no mapping and no descriptor of ours")
+
+
+def cycles(context):
+    """50 sessions in a row leave the target as the first one left it."""
+    with harness.Target(context.python, "fib") as target:
+        first = None
+        for i in range(CYCLES):
+            result = harness.run(context.binary, "inject", "-p", target.pid, "-d", "50ms", "--json", "-o", os.devnull)
+            check(result.code == 0, "cycle %d: %s", i, result)
+            if first is None:
+                first = target.pause()
+                target.resume()
+        last = target.pause()
+        differences = procfs.compare_strictly(first, last)
+        check(not differences, "after %d cycles:\n%s", CYCLES, "\n".join(differences))
+        check(not procfs.compare(target.before, last), "%s", procfs.compare(target.before, last))
+        check(last.rss - first.rss <= CYCLES_RSS, "%d cycles took %d bytes", CYCLES, last.rss - first.rss)
+
+
+def waiting_target(context):
+    """A target that waits, compared page by page."""
+    with harness.Target(context.python, "select") as target:
+        result = harness.run(context.binary, "inject", "-p", target.pid, "-d", "100ms", "--json", "-o", os.devnull)
+        result.expect(0)
+        differences = procfs.compare_strictly(target.before, target.pause())
+        check(not differences, "the target is not as before:\n%s\n%s", "\n".join(differences), result)
+
+
+def launcher_killed(context):
+    """The lease: the agent leaves by itself, and the next injection works."""
+    with harness.Target(context.python, "fib") as target:
+        with inject(context, target, "--json", "-o", os.devnull) as launcher:
+            launcher.wait_attached()
+            launcher.signal(signal.SIGKILL)
+            launcher.process.wait()
+        nothing_left(target)
+        harness.run(context.binary, "inject", "-p", target.pid, "-d", "100ms", "-o", os.devnull).expect(0)
+        check(not procfs.compare(target.before, target.pause()), "%s", procfs.compare(target.before, target.pause()))
+
+
+def launcher_killed_early(context):
+    """Killed at some moment of the injection itself, a dozen times over."""
+    with harness.Target(context.python, "fib") as target:
+        for delay_ms in range(0, 48, 4):
+            with inject(context, target, "-q", "-o", os.devnull) as launcher:
+                try:
+                    launcher.process.wait(delay_ms / 1000.0)  # not for readiness: the delay is the test
+                except harness.subprocess.TimeoutExpired:
+                    pass
+                launcher.signal(signal.SIGKILL)
+                launcher.process.wait()
+            nothing_left(target)
+        harness.run(context.binary, "inject", "-p", target.pid, "-d", "100ms", "-o", os.devnull).expect(0)
+        after = target.pause()
+        check(not procfs.compare(target.before, after), "%s", procfs.compare(target.before, after))
+
+
+def target_ends(context, command, reason):
+    """The target leaves in the middle of the stream: 11, and the stream has its end."""
+    path = context.file("ends.ndjson")
+    with harness.Target(context.python, "fib") as target:
+        with inject(context, target, "--json", "-o", path) as launcher:
+            launcher.wait_attached()
+            if command == "kill":
+                target.process.kill()
+            else:
+                target.send(command)
+            result = launcher.result()
+        result.expect(11)
+        end = harness.stream_of(path).end
+        check(end["reason"] == reason, "the reason is %s\n%s", end, result)
+        target.account = {}  # it has no last word
+
+
+def target_finishes(context):
+    """The target's program comes to its natural end while it is traced."""
+    path = context.file("finishes.ndjson")
+    with harness.Target(context.python, "fib") as target:
+        with inject(context, target, "--json", "-o", path) as launcher:
+            launcher.wait_attached()
+            target.stop()
+            result = launcher.result()
+        result.expect(11)
+        end = harness.stream_of(path).end
+        check(end["reason"] in ("target_exited", "target_finalizing"), "the reason is %s", end)
+
+
+def frame_stays(context):
+    """A frame entered while hooked that does not return. Up to 3.11 the thunk must
+    stay for it: exit 10, named; later `detach` finds it free. From 3.12: nothing."""
+    with harness.Target(context.python, "menu") as target:
+        with inject(context, target, "-d", "600ms", "--json", "-o", os.devnull) as launcher:
+            launcher.wait_attached()
+            check(target.ask("stand").get("standing"), "it does not stand")
+            result = launcher.result()
+        result.expect(0 if context.interpreter.monitoring else 10)
+        if not context.interpreter.monitoring:
+            check("thunk" in result.err, "what stays is not named\n%s", result)
+            harness.run(context.binary, "detach", "-p", target.pid).expect(10)
+        check(target.ask("return").get("returned"), "it does not return")
+        harness.run(context.binary, "detach", "-p", target.pid, "--wait", "5s").expect(0)
+        check(not procfs.ours(target.pid), "left: %s", procfs.ours(target.pid))
+        check(not procfs.compare(target.before, target.pause()), "%s", procfs.compare(target.before, target.pause()))
+
+
+def residue_reused(context):
+    """The next injection works over a thunk that had to stay, and a clean end follows."""
+    with harness.Target(context.python, "menu") as target:
+        with inject(context, target, "-d", "400ms", "-o", os.devnull) as launcher:
+            launcher.wait_attached()
+            target.ask("stand")
+            launcher.result()
+        harness.run(context.binary, "inject", "-p", target.pid, "-d", "200ms", "-o", os.devnull).expect((0, 10))
+        target.ask("return")
+        harness.run(context.binary, "inject", "-p", target.pid, "-d", "200ms", "-o", os.devnull).expect(0)
+        check(not procfs.ours(target.pid), "left: %s", procfs.ours(target.pid))
+
+
+def detach_elsewhere(context):
+    """`detach` from another terminal ends the session; its launcher says so and exits 0."""
+    path = context.file("detached.ndjson")
+    with harness.Target(context.python, "fib") as target:
+        with inject(context, target, "--json", "-o", path) as launcher:
+            launcher.wait_attached()
+            detached = harness.run(context.binary, "detach", "-p", target.pid).expect(0)
+            check("nothing left behind" in detached.out, "it does not say so\n%s", detached)
+            launcher.result().expect(0)
+        end = harness.stream_of(path).end
+        check(end["reason"] == "detached" and end["clean"], "the end is %s", end)
+        check(not procfs.compare(target.before, target.pause()), "%s", procfs.compare(target.before, target.pause()))
+
+
+TESTS = (
+    ("waiting target, exactly as before", waiting_target),
+    ("%d cycles" % CYCLES, cycles),
+    ("launcher killed in mid-stream", launcher_killed),
+    ("launcher killed while it injects", launcher_killed_early),
+    ("target exits", lambda context: target_ends(context, "exit 3", "target_exited")),
+    ("target execs", lambda context: target_ends(context, "exec", "target_execed")),
+    ("target is killed", lambda context: target_ends(context, "kill", "target_exited")),
+    ("target finishes", target_finishes),
+    ("frame that stays", frame_stays),
+    ("residue is reused", residue_reused),
+    ("detach from elsewhere", detach_elsewhere),
+)
+SHORT = ("waiting target, exactly as before", "launcher killed in mid-stream", "target exits")
+
+
+def tests(short):
+    for name, function in TESTS:
+        if not short or name in SHORT:
+            yield "session " + name, function
