@@ -24,7 +24,7 @@ WARN += -Werror
 endif
 
 STD := -std=gnu11
-LAUNCHER_CFLAGS := $(STD) $(WARN) -D_GNU_SOURCE -DMP_VERSION='"$(VERSION)"' -Iinclude -Isrc \
+LAUNCHER_CFLAGS := $(STD) $(WARN) -D_GNU_SOURCE -DMP_VERSION='"$(VERSION)"' -iquote include -iquote src \
                    -fno-strict-aliasing -MMD -MP
 # The payload: no libc, no constructors, no TLS, no stack protector (it would read
 # the target's %fs before there is one), no builtin calls it does not bring itself.
@@ -33,7 +33,7 @@ NO_LOOP_IDIOMS := $(shell $(CC) -fno-tree-loop-distribute-patterns -E -x c /dev/
 PAYLOAD_CFLAGS := $(STD) $(WARN) -O2 -g -fPIC -ffreestanding -fno-builtin -fno-stack-protector \
                   -fcf-protection=none -fvisibility=hidden -fno-strict-aliasing -fno-common \
                   $(NO_LOOP_IDIOMS) -U_FORTIFY_SOURCE \
-                  -Iinclude -Ipayload -MMD -MP
+                  -iquote include -iquote payload -MMD -MP
 
 LIBS := -lelf -lcapstone -ljson-c
 ifeq ($(STATIC),1)
@@ -70,7 +70,7 @@ $(BUILD)/src/%.o: src/%.c | deps
 # The two images that the launcher carries.
 $(BUILD)/src/inject/blobs.o: src/inject/blobs.S $(BUILD)/agent.so $(BUILD)/loader.bin
 	@mkdir -p $(@D)
-	$(CC) -c -Iinclude -I$(BUILD) -o $@ $<
+	$(CC) -c -iquote include -I$(BUILD) -o $@ $<
 
 $(BUILD)/payload/%.o: payload/%.c | deps
 	@mkdir -p $(@D)
@@ -96,7 +96,7 @@ $(BUILD)/loader.bin: $(BUILD)/loader.elf
 # Unit tests (Check). Each is a program of its own.
 $(BUILD)/unit/%: tests/unit/%.c $(BUILD)/libmempulse.a | deps
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(SAN) $(LAUNCHER_CFLAGS) -Itests/unit -o $@ $< $(BUILD)/libmempulse.a $(LDFLAGS) \
+	$(CC) $(CFLAGS) $(SAN) $(LAUNCHER_CFLAGS) -iquote tests/unit -o $@ $< $(BUILD)/libmempulse.a $(LDFLAGS) \
 	  $$(pkg-config --libs check) $(LIBS)
 
 unit: $(UNIT_BIN)
