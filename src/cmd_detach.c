@@ -86,7 +86,7 @@ static int parse(struct detach *d, int argc, char **argv)
             cmd_help(&cmd_detach, stdout);
             return 1;
         } else if (c != 'j') {
-            return cmd_usage(&d->talk, &cmd_detach, "unknown option, or its value is missing");
+            return cmd_usage(&d->talk, &cmd_detach, "'%s' is no option, or lacks its value", argv[optind - 1]);
         }
     }
     d->json_result = d->talk.json;

@@ -271,9 +271,8 @@ static int parse_one(struct inject_options *o, int c, const char *v, const char 
     case 'h':
         cmd_help(&cmd_inject, stdout);
         return 1;
-    default: /* getopt's own complaint was silenced: say it our way */
-        cmd_usage(&o->talk, &cmd_inject, "unknown option, or its value is missing");
-        return 2;
+    default: /* getopt's own complaint was silenced: the caller says it our way */
+        return -1;
     }
 }
 
@@ -295,6 +294,8 @@ int inject_options_parse(struct inject_options *o, int argc, char **argv)
     optind = 1;
     while ((c = getopt_long(argc, argv, "p:d:n:o:f:qvh", long_options, NULL)) != -1) {
         int err = parse_one(o, c, optarg, &pid, &format);
+        if (err < 0)
+            return cmd_usage(&o->talk, &cmd_inject, "'%s' is no option, or lacks its value", argv[optind - 1]);
         if (err)
             return err;
     }

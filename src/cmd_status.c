@@ -175,7 +175,7 @@ static int run(int argc, char **argv)
             return 0;
         }
         if (c == '?')
-            return cmd_usage(&talk, &cmd_status, "unknown option, or its value is missing");
+            return cmd_usage(&talk, &cmd_status, "'%s' is no option, or lacks its value", argv[optind - 1]);
         if (c == 'p')
             value = optarg;
         strict |= c == 's';
