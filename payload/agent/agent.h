@@ -258,6 +258,7 @@ bool wire_room(size_t len);
 int wire_wait(unsigned timeout_ms); /* polls the socket and the wake eventfd */
 int wire_receive(unsigned *ret_type, const void **ret_payload, size_t *ret_len); /* 1 a frame, 0 none yet, negative gone */
 void wire_note(unsigned code, const char *text);
+void drain_give_up(void); /* after the unhook: what rings still hold becomes lost */
 bool drain(void); /* sends what rings hold; false when the socket is full */
 
 /* ---- memory.c ---------------------------------------------------------------- */

@@ -15,7 +15,7 @@
 #define STATS_NS 1000000000ull
 #define NAMES_NS 1000000000ull
 #define INFLIGHT_WAIT_MS 300
-#define SEND_WAIT_MS 300  /* at the end, for a launcher that still reads */
+#define SEND_WAIT_MS 700  /* for a launcher that reads slowly */
 
 static uint32_t bye_reason;
 
@@ -382,6 +382,7 @@ static void drain_rest(void)
 
     while (!drain() && !wire_closed() && clock_ns(CLOCK_MONOTONIC) < end)
         wire_flush(20);
+    drain_give_up();
     update_control();
     send_stats();
 }

@@ -7,6 +7,7 @@
 #define OUT_SIZE (256u << 10)
 #define IN_SIZE (16u << 10)
 #define RECORDS_MAX 1024u /* of one frame */
+#define RESERVE 2048u     /* room that records and codes leave for LOST, STATS and BYE */
 
 _Static_assert(sizeof(struct mp_frame) + sizeof(struct mp_options) <= IN_SIZE, "GO fits");
 _Static_assert(RECORDS_MAX * sizeof(struct mp_record) + 8 <= MP_FRAME_MAX, "RECORDS fits");
@@ -72,7 +73,7 @@ int wire_frame(unsigned type, unsigned count, const void *a, size_t alen, const 
 {
     struct mp_frame f = { (uint32_t)(sizeof(f) + alen + blen), (uint16_t)type, (uint16_t)count };
 
-    if (!wire_room(f.len))
+    if (!wire_room(f.len + (type == MP_MSG_RECORDS || type == MP_MSG_CODE || type == MP_MSG_THREAD ? RESERVE : 0)))
         return 0;
     memcpy(out + out_to, &f, sizeof(f));
     memcpy(out + out_to + sizeof(f), a, alen);
@@ -259,6 +260,21 @@ static bool drain_thread(struct thread *th)
     if (th->tail != head && !send_codes())
         return false;
     return send_records(th, head) && send_lost(th->lost, &th->lost_sent, th->id, MP_LOST_RING);
+}
+
+/* What could not be sent in time is lost, and said to be. */
+void drain_give_up(void)
+{
+    for (uint32_t i = 0; i < g.nthread; i++) {
+        struct thread *th = g.thread[i];
+        uint64_t left = th->head - th->tail;
+
+        th->tail = th->head;
+        th->lost += left;
+        g.records -= left;
+        if (th->announced_id == th->id)
+            send_lost(th->lost, &th->lost_sent, th->id, MP_LOST_RING);
+    }
 }
 
 bool drain(void)
