@@ -53,7 +53,7 @@ void model_free(struct model *m)
         HASH_DEL(m->lines, l);
         free(l);
     }
-    for (size_t i = 0; i <= MP_CODES_MAX; i++) {
+    for (size_t i = 0; i < m->codes_end; i++) {
         if (m->codes[i])
             code_clear(m->codes[i]);
         free(m->codes[i]);
@@ -76,6 +76,8 @@ static struct code_slot *code_slot(struct model *m, uint32_t id)
     c->pub.file = "?";
     c->pub.module = "";
     m->codes[id] = c;
+    if (id >= m->codes_end)
+        m->codes_end = id + 1u;
     return c;
 }
 
@@ -281,7 +283,7 @@ void model_totals(const struct model *m, struct model_totals *ret)
     *ret = m->totals;
     ret->rss_attributed = 0;
     ret->own_attributed = 0;
-    for (size_t i = 0; i <= MP_CODES_MAX; i++) {
+    for (size_t i = 0; i < m->codes_end; i++) {
         if (!m->codes[i])
             continue;
         ret->rss_attributed = add_sat(ret->rss_attributed, m->codes[i]->pub.rss_self);
@@ -313,13 +315,13 @@ long model_ranking(const struct model *m, const struct model_code ***ret)
     const struct model_code **rank;
     size_t n = 0, i;
 
-    for (i = 0; i <= MP_CODES_MAX; i++)
+    for (i = 0; i < m->codes_end; i++)
         n += m->codes[i] && m->codes[i]->pub.calls;
     rank = calloc(n + 1, sizeof(*rank));
     if (!rank)
         return -ENOMEM;
     n = 0;
-    for (i = 0; i <= MP_CODES_MAX; i++)
+    for (i = 0; i < m->codes_end; i++)
         if (m->codes[i] && m->codes[i]->pub.calls)
             rank[n++] = &m->codes[i]->pub;
     qsort(rank, n, sizeof(*rank), rank_compare);

@@ -74,6 +74,7 @@ struct busy {
 struct model {
     uint64_t page_size;
     struct code_slot *codes[MP_CODES_MAX + 1];
+    size_t codes_end; /* beyond the highest id in use */
     struct thread_slot *threads;
     struct line_slot *lines;
     struct model_totals totals;

@@ -315,6 +315,30 @@ START_TEST(test_lines)
 }
 END_TEST
 
+/* A call whose return was filtered: its last line is not charged with what came
+ * between it and the next call of the same function. */
+START_TEST(test_line_filtered_return)
+{
+    const struct model_line **lines;
+    struct model *m;
+    struct gen g;
+
+    gen_open(&g);
+    gen_call1(&g, gen_line(1, 1, 1, 100, 10, 1000, 0));
+    gen_call1(&g, gen_line(2, 1, 2, 110, 20, 1000, 0));
+    gen_call1(&g, gen_line(1, 1, 1, 120, 11, 1001, 1));
+    gen_call1(&g, gen_line(2, 1, 2, 130, 20, 1050, 0));
+    m = play(&g);
+    ck_assert_int_eq(model_lines(m, &lines), 3);
+    ck_assert_uint_eq(lines[1]->line, 20);
+    ck_assert_uint_eq(lines[1]->visits, 2);
+    ck_assert_int_eq(lines[1]->rss_delta, 0);
+    ck_assert_uint_eq(lines[1]->own, 0);
+    free(lines);
+    model_free(m);
+}
+END_TEST
+
 /* The first visit by time counts, whichever arrives first. */
 START_TEST(test_line_first_visit)
 {
@@ -400,6 +424,7 @@ int main(void)
     tcase_add_test(tc, test_names);
     tcase_add_test(tc, test_thread_bound);
     tcase_add_test(tc, test_lines);
+    tcase_add_test(tc, test_line_filtered_return);
     tcase_add_test(tc, test_line_first_visit);
     tcase_add_test(tc, test_line_bound);
     tcase_add_test(tc, test_saturation);
