@@ -6,8 +6,12 @@
 #include "inject/borrow.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/uio.h>
 #include <time.h>
 
@@ -17,12 +21,40 @@
 #define BORROW_LOOK_MAX 512    /* threads looked at in one round */
 #define BORROW_GOOD_ENOUGH 4   /* parked threads found: no more are looked for */
 #define BORROW_TRY 4           /* candidates tried in one round */
-#define BORROW_STOP_NS 100000000ull /* for one thread to come to its stop */
+#define BORROW_STOP_NS 200000000ull /* for one thread to come to its stop */
 
 struct borrow_candidate {
     pid_t tid;
     int rank;
 };
+
+struct borrow_job {
+    void (*fn)(void *arg);
+    void *arg;
+};
+
+static void *borrow_job(void *arg)
+{
+    struct borrow_job *j = arg;
+    (void)!setpriority(PRIO_PROCESS, 0, -20); /* of this thread (setpriority(2), NPTL) */
+    prctl(PR_SET_TIMERSLACK, 1);
+    j->fn(j->arg);
+    return NULL;
+}
+
+int borrow_run(void (*fn)(void *arg), void *arg)
+{
+    struct borrow_job job = {fn, arg};
+    pthread_t thread;
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int e = pthread_create(&thread, NULL, borrow_job, &job);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (e == 0)
+        pthread_join(thread, NULL);
+    return e;
+}
 
 static int borrow_compare(const void *a, const void *b)
 {
@@ -67,6 +99,29 @@ static long borrow_candidates(struct borrow *b, struct borrow_candidate **ret)
     qsort(c, kept, sizeof *c, borrow_compare);
     *ret = c;
     return (long)kept;
+}
+
+/* Lets go of threads that did stop after all. */
+static void borrow_unstick(struct borrow *b)
+{
+    unsigned kept = 0;
+    for (unsigned i = 0; i < b->stuck_count; i++) {
+        struct tracee *t = &b->stuck[i];
+        struct tracee_stop stop;
+        if (tracee_wait(t, 0, &stop) < 0)
+            b->stuck[kept++] = *t;
+        else if (t->stopped)
+            tracee_detach(t, stop.event == TRACEE_SIGNAL ? stop.sig : 0);
+    }
+    b->stuck_count = kept;
+}
+
+static bool borrow_is_stuck(const struct borrow *b, pid_t tid)
+{
+    for (unsigned i = 0; i < b->stuck_count; i++)
+        if (b->stuck[i].tid == tid)
+            return true;
+    return false;
 }
 
 /* Waits for the interrupt's stop. Signals that come first are delivered. */
@@ -119,7 +174,7 @@ static struct safepoint_answer borrow_judge(struct borrow *b)
     for (;;) {
         struct safepoint_answer a = safepoint_judge(b->plan, &v);
         unsigned char before[7];
-        if (a.verdict == SAFEPOINT_OK && !safepoint_has_room(&b->maps, b->regs.rsp, sigframe_room()))
+        if (a.verdict == SAFEPOINT_OK && !safepoint_has_room(&b->maps, b->regs.rsp, b->room))
             a.verdict = SAFEPOINT_ROOM;
         if (a.verdict != SAFEPOINT_STACK ||
             (mem_read(b->t.tid, a.word - sizeof before, before, sizeof before) == 0 && safepoint_is_return(before)))
@@ -182,8 +237,10 @@ static int borrow_try(struct borrow *b, pid_t tid, struct mp_failure *f)
         return 0;
     b->attempts++;
     r = borrow_await(b, &stop);
-    if (r == -ETIMEDOUT) /* uninterruptible, in vfork say: our end will release it */
-        b->stuck = true;
+    if (r == -ETIMEDOUT) { /* uninterruptible, in vfork say; it can't be detached now */
+        b->stuck[b->stuck_count] = b->t;
+        b->stuck[b->stuck_count++].mem_fd = -1;
+    }
     if (r < 0 || stop.event == TRACEE_GONE)
         return 0;
     if (stop.event == TRACEE_GROUP_STOP) {
@@ -214,8 +271,11 @@ static int borrow_round(struct borrow *b, size_t *ret_seen, struct mp_failure *f
     if (n > 0 && maps_read(&m, c[0].tid) == 0) {
         maps_release(&b->maps);
         b->maps = m;
-        for (long i = 0; r == 0 && i < n && i < BORROW_TRY; i++)
-            r = borrow_try(b, c[i].tid, f);
+        for (long i = 0; r == 0 && i < n && i < BORROW_TRY; i++) {
+            borrow_unstick(b);
+            if (!borrow_is_stuck(b, c[i].tid) && b->stuck_count < BORROW_STUCK_MAX)
+                r = borrow_try(b, c[i].tid, f);
+        }
     }
     free(c);
     return r;
@@ -232,7 +292,7 @@ static int borrow_failed(const struct borrow *b, size_t seen, unsigned deadline_
         return mp_fail(f, MP_E_STOPPED, 0, "process %d is stopped by a signal", pid);
     if (seen == 0 || b->attempts == 0)
         return mp_fail(f, MP_E_NO_THREAD, 0, "no thread of process %d could be stopped within %u ms", pid, deadline_ms);
-    if (b->last.verdict == SAFEPOINT_OK)
+    if (b->stuck_count || b->last.verdict == SAFEPOINT_OK)
         return mp_fail(f, MP_E_NO_THREAD, 0, "thread %d of process %d did not stop within %u ms", (int)b->last_tid, pid,
                        deadline_ms);
     safepoint_describe(&b->last, what, sizeof what);
@@ -244,6 +304,7 @@ int borrow_thread(struct borrow *b, unsigned deadline_ms, struct mp_failure *f)
 {
     uint64_t deadline = clock_mono_ns() + (uint64_t)deadline_ms * 1000000u;
     size_t seen = 0;
+    b->room = sigframe_room();
     tracee_init(&b->t, 0);
     do {
         int r = borrow_round(b, &seen, f);
@@ -258,6 +319,7 @@ int borrow_return(struct borrow *b)
 {
     int r = remote_end(&b->remote);
     borrow_account(b);
+    borrow_unstick(b);
     return r;
 }
 

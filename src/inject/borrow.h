@@ -12,6 +12,8 @@
 #include "target/remote.h"
 #include "target/tracee.h"
 
+#define BORROW_STUCK_MAX 16
+
 struct borrow {
     const struct inject_plan *plan;
     FILE *log;
@@ -19,6 +21,7 @@ struct borrow {
     struct remote remote;
     struct user_regs_struct regs; /* of the thread as it was stopped */
     struct maps maps;    /* for the room on the stack */
+    size_t room;         /* that a signal frame needs */
     unsigned threads;    /* of the process, at the last look */
     unsigned attempts;   /* stops made */
     uint64_t seize_ns;   /* of the last attempt */
@@ -28,8 +31,15 @@ struct borrow {
     uint64_t pause_ns_sum;
     struct safepoint_answer last; /* what stood in the way */
     pid_t last_tid;
-    bool stuck;          /* a thread was asked to stop and has not, yet */
+    struct tracee stuck[BORROW_STUCK_MAX]; /* asked to stop, and have not yet */
+    unsigned stuck_count;
 };
+
+/* Runs fn(arg) on a thread of its own and waits for it: signals blocked, and, where
+ * that is allowed, ahead of others, since the target waits for it. All ptrace work
+ * is done so: when the tracing thread ends, the kernel lets go of whatever it still
+ * traces, also of a thread that would not stop (ptrace(2)). 0 or a positive errno. */
+int borrow_run(void (*fn)(void *arg), void *arg) MP_MUST_CHECK;
 
 /* Finds and stops a thread within deadline_ms. On success the thread stands,
  * unchanged, with b->remote prepared for remote_begin; the caller gives it back

@@ -8,13 +8,8 @@
  *   remote clone          the raw thread                        |
  *   borrow_return                                             --+
  *   raw_attend            descriptors, the agent's image
- *   'G'                   go
- *
- * All of it happens on a thread of its own: the kernel lets go of whatever that
- * thread still traces when it ends, also of what can't be stopped (ptrace(2)). */
+ *   'G'                   go */
 #include <errno.h>
-#include <pthread.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -93,7 +88,9 @@ static int run_map(struct run *r)
     if (value < 0 && value > -4096)
         return (int)value;
     r->base = (raddr_t)value;
-    return 0;
+    /* Should we die before the clone, the thread takes the region away itself. */
+    const uint64_t u[6] = {r->base, MP_REGION_SIZE};
+    return remote_arm(&r->borrow.remote, SYS_munmap, u);
 }
 
 /* In a process with one thread glibc takes no locks. Up to 2.35 each thread looks
@@ -225,26 +222,10 @@ static int run_all(struct run *r)
     return ret;
 }
 
-static void *run_thread(void *arg)
+static void run_job(void *arg)
 {
     struct run *r = arg;
     r->ret = run_all(r);
-    return NULL;
-}
-
-/* Runs it on a thread with all signals blocked: they are the commands' business. */
-static int run_on_thread(struct run *r)
-{
-    pthread_t thread;
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int e = pthread_create(&thread, NULL, run_thread, r);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (e != 0)
-        return mp_fail(r->f, MP_E_INTERNAL, e, "can't start a thread");
-    pthread_join(thread, NULL);
-    return r->ret;
 }
 
 int inject_run(struct inject_plan *p, unsigned deadline_ms, FILE *log, struct inject_result *ret_result,
@@ -254,7 +235,9 @@ int inject_run(struct inject_plan *p, unsigned deadline_ms, FILE *log, struct in
     r.borrow.plan = p;
     r.borrow.log = log;
     tracee_init(&r.borrow.t, 0);
-    int ret = run_on_thread(&r);
+    int e = borrow_run(run_job, &r), ret = r.ret;
+    if (e != 0)
+        ret = mp_fail(f, MP_E_INTERNAL, e, "can't start a thread");
     uint64_t end = clock_mono_ns();
     region_release(&r.region);
     borrow_release(&r.borrow);

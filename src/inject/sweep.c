@@ -241,27 +241,49 @@ static int sweep_unmap(struct sweep *s, struct borrow *b)
     return removed ? removed : ret < 0 ? ret : end;
 }
 
-static int sweep_borrow(struct sweep *s, struct inject_plan *p, uint64_t *ret_pause_ns, struct mp_failure *f)
+struct sweep_job {
+    struct sweep *s;
+    struct inject_plan *plan;
+    uint64_t pause_ns;
+    struct mp_failure *f;
+    int ret;
+};
+
+static void sweep_job(void *arg)
 {
-    struct borrow b = {.plan = p, .log = s->log};
+    struct sweep_job *j = arg;
+    struct borrow b = {.plan = j->plan, .log = j->s->log};
     tracee_init(&b.t, 0);
-    int ret = borrow_thread(&b, SWEEP_BORROW_MS, f);
-    if (ret == 0) {
-        ret = sweep_unmap(s, &b);
-        if (ret < 0)
-            ret = b.remote.vanished ? borrow_gone(p, f)
-                                    : mp_fail(f, MP_E_INJECT, -ret, "munmap in the target failed: %s", strerror(-ret));
+    j->ret = borrow_thread(&b, SWEEP_BORROW_MS, j->f);
+    if (j->ret == 0) {
+        j->ret = sweep_unmap(j->s, &b);
+        j->pause_ns = b.pause_ns;
+        if (j->ret < 0)
+            j->ret = b.remote.vanished ? borrow_gone(j->plan, j->f)
+                                       : mp_fail(j->f, MP_E_INJECT, -j->ret, "munmap in the target failed: %s",
+                                                 strerror(-j->ret));
     }
-    if (ret >= 0)
-        *ret_pause_ns = b.pause_ns;
     borrow_release(&b);
-    return ret;
+}
+
+/* Makes a plan, for the addresses, and does it. */
+static int sweep_run(struct sweep *s, uint64_t *ret_pause_ns, struct mp_failure *f)
+{
+    struct sweep_job j = {.s = s, .f = f};
+    int ret = inject_plan_make(&j.plan, s->pid, s->log, f);
+    if (ret < 0)
+        return ret;
+    int e = borrow_run(sweep_job, &j);
+    inject_plan_free(j.plan);
+    if (e != 0)
+        return mp_fail(f, MP_E_INTERNAL, e, "can't start a thread");
+    *ret_pause_ns = j.pause_ns;
+    return j.ret;
 }
 
 int inject_sweep(pid_t pid, FILE *log, uint64_t *ret_pause_ns, struct mp_failure *f)
 {
     struct sweep s = {.pid = pid, .log = log};
-    struct inject_plan *p;
     *ret_pause_ns = 0;
     s.live = proc_live_task(pid);
     if (s.live < 0)
@@ -269,14 +291,7 @@ int inject_sweep(pid_t pid, FILE *log, uint64_t *ret_pause_ns, struct mp_failure
     int r = maps_read(&s.maps, s.live);
     if (r < 0)
         return mp_fail(f, MP_E_EPERM, -r, "can't read the mappings of process %d", (int)pid);
-    int ret = 0;
-    if (sweep_find(&s) > 0) {
-        ret = inject_plan_make(&p, pid, log, f);
-        if (ret == 0) {
-            ret = sweep_borrow(&s, p, ret_pause_ns, f);
-            inject_plan_free(p);
-        }
-    }
+    int ret = sweep_find(&s) > 0 ? sweep_run(&s, ret_pause_ns, f) : 0;
     maps_release(&s.maps);
     return ret;
 }

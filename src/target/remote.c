@@ -137,6 +137,12 @@ static struct user_regs_struct remote_call_regs(const struct remote *r, long nr,
     return regs;
 }
 
+int remote_arm(struct remote *r, long nr, const uint64_t arg[6])
+{
+    struct user_regs_struct regs = remote_call_regs(r, nr, arg);
+    return tracee_set_regs(r->t, &regs);
+}
+
 int remote_begin(struct remote *r)
 {
     int ret = remote_abort_rseq(r);
@@ -147,9 +153,8 @@ int remote_begin(struct remote *r)
         return ret;
     /* One SETREGS commits. Until a call is asked for, it is a harmless one. */
     static const uint64_t none[6];
-    struct user_regs_struct regs = remote_call_regs(r, SYS_getpid, none);
     r->entered = true;
-    ret = tracee_set_regs(r->t, &regs);
+    ret = remote_arm(r, SYS_getpid, none);
     if (ret < 0)
         return ret;
     return tracee_set_sigmask(r->t, ~0ull);
@@ -193,8 +198,7 @@ static int remote_call_once(struct remote *r, long nr, const uint64_t arg[6], ui
                             long *ret_value, pid_t *ret_tid)
 {
     struct tracee_stop stop;
-    struct user_regs_struct regs = remote_call_regs(r, nr, arg);
-    int ret = tracee_set_regs(r->t, &regs);
+    int ret = remote_arm(r, nr, arg);
     if (ret < 0)
         return ret;
     ret = remote_step(r, deadline_ns, &stop); /* entry */

@@ -55,6 +55,10 @@ int remote_prepare(struct remote *r, struct tracee *t, const struct user_regs_st
  * calls remote_end all the same. */
 int remote_begin(struct remote *r) MP_MUST_CHECK;
 
+/* Sets the thread up for a call without running it: what it does, before it
+ * restores itself, should we die here. 0 or -errno. */
+int remote_arm(struct remote *r, long nr, const uint64_t arg[6]) MP_MUST_CHECK;
+
 /* One system call. 0 with the kernel's answer (a value or -errno) in *ret_value;
  * -ESRCH when the thread ended, -ETIMEDOUT, another -errno. */
 int remote_call(struct remote *r, long nr, const uint64_t arg[6], uint64_t deadline_ns,

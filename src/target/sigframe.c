@@ -6,7 +6,7 @@
 #include <assert.h>
 #include <cpuid.h>
 #include <errno.h>
-#include <stdbool.h>
+#include <pthread.h>
 #include <string.h>
 
 #define SIGFRAME_RED_ZONE 128u
@@ -54,31 +54,39 @@ struct sigframe_rt {
     unsigned char siginfo[128];
 };
 
+/* Where each feature ends in the standard format. Asked once, since under a
+ * hypervisor every CPUID is a trap of microseconds. */
+static uint32_t sigframe_end[63];
+static uint64_t sigframe_features; /* those in force here (XCR0) */
+static pthread_once_t sigframe_once = PTHREAD_ONCE_INIT;
+
+static void sigframe_ask(void)
+{
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(0xd, 0, &a, &b, &c, &d))
+        return;
+    sigframe_features = (uint64_t)d << 32 | a;
+    for (unsigned i = 2; i < 63; i++)
+        if ((sigframe_features >> i & 1) && __get_cpuid_count(0xd, i, &a, &b, &c, &d))
+            sigframe_end[i] = a + b;
+}
+
 /* Bytes of the standard format up to the end of the last of these features. */
 static size_t sigframe_xsize(uint64_t features)
 {
     size_t size = SIGFRAME_FXSAVE + SIGFRAME_XHEADER;
-    for (unsigned i = 2; i < 63; i++) {
-        unsigned a, b, c, d;
-        if (!(features >> i & 1) || !__get_cpuid_count(0xd, i, &a, &b, &c, &d))
-            continue;
-        if ((size_t)a + b > size)
-            size = (size_t)a + b;
-    }
+    pthread_once(&sigframe_once, sigframe_ask);
+    for (unsigned i = 2; i < 63; i++)
+        if ((features >> i & 1) && sigframe_end[i] > size)
+            size = sigframe_end[i];
     return size;
-}
-
-static size_t sigframe_room_for(size_t xsize)
-{
-    return SIGFRAME_RED_ZONE + xsize + 4 + 64 + sizeof(struct sigframe_rt) + 16;
 }
 
 size_t sigframe_room(void)
 {
-    unsigned a, b, c, d;
-    if (!__get_cpuid_count(0xd, 0, &a, &b, &c, &d))
-        return sigframe_room_for(SIGFRAME_FXSAVE);
-    return sigframe_room_for(sigframe_xsize(((uint64_t)d << 32 | a) & ~SIGFRAME_XTILEDATA));
+    pthread_once(&sigframe_once, sigframe_ask);
+    return SIGFRAME_RED_ZONE + sigframe_xsize(sigframe_features & ~SIGFRAME_XTILEDATA) + 4 + 64 +
+           sizeof(struct sigframe_rt) + 16;
 }
 
 /* Copies the state into the frame's fpstate. Tile data that is in its initial

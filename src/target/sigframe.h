@@ -31,7 +31,7 @@ struct sigframe {
 };
 
 /* Most bytes of stack that a frame takes below a thread's stack pointer, red
- * zone included, on this machine. */
+ * zone included, on this machine. The first call is slow: make it before a stop. */
 size_t sigframe_room(void);
 
 /* Builds the frame that brings back regs (as they are: the caller has settled

@@ -116,15 +116,16 @@ int tracee_interrupt(struct tracee *t)
     return tracee_error(tracee_ptrace(PTRACE_INTERRUPT, t, 0, 0));
 }
 
-/* Spins for the first 300 us, in which nearly every stop comes, then sleeps 50 us
- * at a time. sched_yield lets the tracee in where it shares our core. */
+/* Spins for 60 us, in which nearly every stop comes when the machine has a core to
+ * spare; then sleeps shortly, because the tracee may be waiting for ours. */
 static void tracee_relax(uint64_t start_ns)
 {
-    if (clock_mono_ns() - start_ns < 300000) {
+    uint64_t waited = clock_mono_ns() - start_ns;
+    if (waited < 60000) {
         sched_yield();
         return;
     }
-    struct timespec ts = {0, 50000};
+    struct timespec ts = {0, waited < 5000000 ? 1000 : 50000};
     nanosleep(&ts, NULL);
 }
 
