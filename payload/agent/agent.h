@@ -288,6 +288,7 @@ struct agent {
     bool lines;
     bool no_quiet; /* depth must be looked at on every call: roots, greenlets */
     bool greenlets;
+    bool chained; /* another eval-frame function was there: to be noted */
 
     void *interp;
     void *main_tstate;

@@ -466,7 +466,7 @@ static int attach_page(void)
         return 0;
     page->orig = slot ? slot : g.sym[MP_SYM__PyEval_EvalFrameDefault];
     if (page->orig != g.sym[MP_SYM__PyEval_EvalFrameDefault])
-        wire_note(MP_NOTE_CHAINED, "another eval-frame function is set; it is called after ours");
+        g.chained = true;
     set_slot(page->entry);
     return 0;
 }

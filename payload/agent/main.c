@@ -259,6 +259,8 @@ static int install(void)
     mp_control_block.state = MP_STATE_HOOKED;
     g.slots_before.hook = g.hook;
     wire_frame(MP_MSG_HOOKED, 1, &g.slots_before, sizeof(g.slots_before), NULL, 0);
+    if (g.chained)
+        wire_note(MP_NOTE_CHAINED, "another eval-frame function is set; it is called after ours");
     wire_flush(SEND_WAIT_MS);
     return 0;
 }

@@ -95,6 +95,8 @@ class Agent:
         return self.state() == 2
 
     def close(self):
+        if not self.lib:
+            return
         handle = self.lib._handle
         self.lib = None
         libc.dlclose.argtypes = [ctypes.c_void_p]
@@ -121,8 +123,11 @@ def main():
     agent.start()
     hooked = agent.wait_hooked()
     result = scenario(agent, before) if hooked else None
+    if name == "exits":
+        sys.exit(3)
     say(done=True, hooked=hooked, result=result)
     sys.stdin.readline()
+    asked = time.time()
     ret = u64()
     # No Python call around it: that one would be in flight through the thunk.
     libc.pthread_join(agent.thread, ctypes.byref(ret))
@@ -131,7 +136,7 @@ def main():
     left = getattr(scenarios, name + "_after", lambda a, b: None)(agent, before)
     agent.close()
     work = sum(scenarios.fib(12) for _ in range(20))
-    say(ret=ret, state=state, after=left, maps=maps(), fds=len(os.listdir("/proc/self/fd")) - fds + 1, work=work)
+    say(ret=ret, leave_ms=int((time.time() - asked) * 1000), state=state, after=left, maps=maps(), fds=len(os.listdir("/proc/self/fd")) - fds + 1, work=work)
 
 
 if __name__ == "__main__":

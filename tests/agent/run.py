@@ -249,8 +249,44 @@ def busy(run):
 def held(run):
     s = run.session
     check_basic(run, residue=0 if run.minor >= 12 else 1)
+    again, cured, work = run.second["after"]
+    assert work == 55 and cured["reason"] == 6 and cured["residue"] == 0, cured
     if run.minor < 12:
-        assert s.bye.inflight > 0 and any("mempulse" in m or "r-x" in m for m in run.second["maps"] + ["r-x"])
+        assert s.bye.inflight > 0 and again["residue"] == 1 and again["inflight"] >= s.bye.inflight
+
+
+@test(since=(3, 9), before=(3, 12))
+def chained(run):
+    check_basic(run)
+    assert run.first["result"] is True and run.second["after"] is True
+    assert [n[0] for n in run.session.notes] == [2] and len(run.session.calls("grower")) == 1
+
+
+@test(since=(3, 9), before=(3, 12))
+def topped(run):
+    s = run.session
+    assert run.status == 0 and s.bye.residue & 2, (run.stderr[-300:], s.bye)
+    again, cured, default = run.second["after"]
+    assert again["residue"] & 2 and cured["reason"] == 6 and cured["residue"] == 0 and default, (again, cured)
+    assert len(s.calls("grower")) == 1
+
+
+@test("growth", lease=True)
+def lease(run):
+    assert run.status == 0 and run.second["ret"] == 0 and run.second["state"] == 4, run.stderr[-300:]
+    assert run.second["leave_ms"] < 1000 and run.second["fds"] == 0 and not run.second["maps"], run.second
+
+
+@test()
+def request(run):
+    assert run.session.bye.reason == 2, run.session.bye
+    run.clean()
+
+
+@test()
+def exits(run):
+    assert run.status == 3, (run.status, run.stderr[-300:])
+    assert run.session.bye is None or run.session.bye.reason == 5, run.session.bye
 
 
 @test(root=["lines"], depth=1, flags=wire.OPT_LINES)

@@ -1,4 +1,5 @@
 """What the process under test does while the agent is in it. Runs on 3.6 and later."""
+import ctypes
 import gc
 import mmap
 import sys
@@ -141,7 +142,7 @@ def threads(agent, before):
 
     def long_lived():
         worker_task(5)
-        ev.wait(1.6)
+        ev.wait(1.3)
         worker_task(6)
     t = threading.Thread(target=long_lived, name="namé-\udc80x")
     t.start()
@@ -245,10 +246,91 @@ def held(agent, before):
 
 
 def held_after(agent, before):
+    """A second agent uses the pages that the first one left; a third cleans up."""
+    import cycles
+    import wire
+    path = agent.lib._name
+    agent.close()
+    again, _ = cycles.cycle(path, 30, {})
     ev, t = keep.pop()
     ev.set()
     t.join()
-    return fib(10)
+    cured, _ = cycles.cycle(path, 30, {"flags": wire.OPT_CURE})
+    return [again.bye, cured.bye, fib(10)]
+
+
+# -- other users of the eval-frame slot (3.9 - 3.11: ctypes reaches the accessors) --
+
+def foreign(target):
+    """Machine code that jumps to target: an eval-frame function of another tool."""
+    m = mmap.mmap(-1, PAGE, prot=7)
+    m.write(b"\x48\xb8" + target.to_bytes(8, "little") + b"\xff\xe0")
+    keep.append(m)
+    return ctypes.addressof(ctypes.c_char.from_buffer(m))
+
+
+def slot(value=None):
+    api = ctypes.pythonapi
+    api.PyInterpreterState_Get.restype = ctypes.c_void_p
+    get, put = api._PyInterpreterState_GetEvalFrameFunc, api._PyInterpreterState_SetEvalFrameFunc
+    get.restype, get.argtypes, put.argtypes = ctypes.c_void_p, [ctypes.c_void_p], [ctypes.c_void_p] * 2
+    interp = api.PyInterpreterState_Get()
+    if value is not None:
+        put(interp, value)
+    return get(interp)
+
+
+def chained_before(agent):
+    f = foreign(slot())
+    slot(f)
+    return f
+
+
+def chained(agent, before):
+    middle(3)
+    return slot() != before
+
+
+def chained_after(agent, before):
+    ok = slot() == before
+    slot(ctypes.cast(ctypes.pythonapi._PyEval_EvalFrameDefault, ctypes.c_void_p).value)
+    return ok
+
+
+def topped(agent, before):
+    f = foreign(slot())
+    ours = slot()
+    slot(f)
+    middle(3)
+    keep.append(ours)
+
+
+def topped_after(agent, before):
+    import cycles
+    import wire
+    path = agent.lib._name
+    agent.close()
+    again, _ = cycles.cycle(path, 30, {})
+    slot(keep[-1])  # the other tool goes, and puts our dead thunk back
+    fib(5)
+    cured, _ = cycles.cycle(path, 30, {"flags": wire.OPT_CURE})
+    default = ctypes.cast(ctypes.pythonapi._PyEval_EvalFrameDefault, ctypes.c_void_p).value
+    return [again.bye, cured.bye, slot() == default]
+
+
+# -- ways to end ------------------------------------------------------------------------
+
+def request(agent, before):
+    import time
+    agent.control(76).value = 1
+    while agent.state() < 3:
+        time.sleep(0.005)
+
+
+def exits(agent, before):
+    t = threading.Thread(target=spin, daemon=True)
+    t.start()
+    middle(3)
 
 
 def traced_before(agent):
