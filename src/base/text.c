@@ -71,8 +71,10 @@ char *text_fit(char *buf, size_t size, const char *s, unsigned cols, enum text_k
 
 static void text_put(char *buf, size_t size, const char *s)
 {
-    size_t used = strlen(buf), n = text_prefix(s, strlen(s), ~0u, size - 1 - used);
+    size_t used = strlen(buf), n = strlen(s), room = size - 1 - used;
 
+    if (n > room)
+        n = text_prefix(s, n, ~0u, room);
     memcpy(buf + used, s, n);
     buf[used + n] = 0;
 }

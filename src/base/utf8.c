@@ -62,8 +62,12 @@ static size_t utf8_lead(unsigned char c, uint32_t *ret_bits, uint32_t *ret_min)
 size_t utf8_decode(const char *s, size_t len, uint32_t *ret_cp)
 {
     uint32_t cp = 0, min = 0;
-    size_t n = utf8_lead((unsigned char)s[0], &cp, &min);
+    size_t n;
 
+    *ret_cp = (unsigned char)s[0];
+    if (*ret_cp < 0x80)
+        return 1;
+    n = utf8_lead((unsigned char)s[0], &cp, &min);
     *ret_cp = UTF8_BAD;
     if (n == 0 || n > len)
         return 1;

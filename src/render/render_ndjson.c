@@ -18,11 +18,17 @@ struct flag_row {
 };
 
 static const struct flag_row residue_names[] = {
-    {MP_RESIDUE_THUNK, "thunk"}, {MP_RESIDUE_CHAINED, "chained"}, {MP_RESIDUE_HELD, "held"}, {MP_RESIDUE_TRACE, "trace"},
+    {MP_RESIDUE_THUNK, "thunk"},
+    {MP_RESIDUE_CHAINED, "chained"},
+    {MP_RESIDUE_HELD, "held"},
+    {MP_RESIDUE_TRACE, "trace"},
 };
 
 static const char *const note_names[] = {
-    [MP_NOTE_LINES_BUSY] = "lines_busy", [MP_NOTE_CHAINED] = "chained", [MP_NOTE_GIL] = "gil", [MP_NOTE_OTHER] = "other",
+    [MP_NOTE_LINES_BUSY] = "lines_busy",
+    [MP_NOTE_CHAINED] = "chained",
+    [MP_NOTE_GIL] = "gil",
+    [MP_NOTE_OTHER] = "other",
 };
 
 static const char *const hook_names[] = {"none", "thunk", "monitoring"};

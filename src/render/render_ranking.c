@@ -11,7 +11,8 @@
 #include "render/render.h"
 #include "render/render_priv.h"
 
-#define NAME_MIN 12
+#define NAME_MIN 14 /* "(unattributed)" */
+#define NAMES_ROOM 32 /* a terminal that leaves less to the names loses columns instead */
 #define PLACE_MIN 10
 #define WIDE 60 /* longest name shown where nothing is cut to a terminal */
 #define CELL 4096
@@ -31,7 +32,7 @@ struct rank_row {
 struct table {
     struct rank_row *rows;
     size_t count, room;
-    unsigned name_cols, place_cols, cols[COLS];
+    unsigned name_cols, place_cols, cols[COLS]; /* cols 0: not shown */
     bool oom;
 };
 
@@ -162,16 +163,36 @@ static unsigned widest(unsigned a, unsigned b)
     return a > b ? a : b;
 }
 
-static void table_measure(struct table *t, unsigned width)
+static unsigned table_figures(const struct table *t)
 {
-    unsigned figures = 0, name = NAME_MIN, place = PLACE_MIN, room;
+    unsigned n = 0;
+
+    for (unsigned c = 0; c < COLS; c++)
+        n += t->cols[c] ? t->cols[c] + GAP : 0;
+    return n;
+}
+
+/* Widths of the figures; a narrow terminal does without those that others imply. */
+static void table_measure_figures(struct table *t, unsigned width)
+{
+    static const enum column drop[] = {COL_PER_CALL, COL_LARGEST, COL_TIME};
 
     for (unsigned c = 0; c < COLS; c++) {
         t->cols[c] = utf8_width(titles[c]);
         for (size_t i = 0; i < t->count; i++)
             t->cols[c] = widest(t->cols[c], utf8_width(t->rows[i].cell[c]));
-        figures += t->cols[c] + GAP;
     }
+    for (size_t i = 0; width && i < sizeof(drop) / sizeof(drop[0]); i++)
+        if (table_figures(t) + GAP + NAMES_ROOM > width)
+            t->cols[drop[i]] = 0;
+}
+
+static void table_measure(struct table *t, unsigned width)
+{
+    unsigned figures, name = NAME_MIN, place = PLACE_MIN, room;
+
+    table_measure_figures(t, width);
+    figures = table_figures(t);
     for (size_t i = 0; i < t->count; i++) {
         name = widest(name, utf8_width(t->rows[i].name));
         place = widest(place, utf8_width(t->rows[i].place));
@@ -204,6 +225,8 @@ static void put_row(struct io *io, const struct table *t, const struct rank_row 
         const char *on = color && c == COL_SELF ? render_color_of(row->self) : "";
         char cell[2 * SHORT] = "";
 
+        if (!t->cols[c])
+            continue;
         text_append_right(cell, sizeof(cell), *row->cell[c] ? row->cell[c] : "-", t->cols[c]);
         io_printf(io, "%*s%s%s%s", GAP, "", on, cell, *on ? COLOR_OFF : "");
     }
@@ -215,22 +238,21 @@ static void put_titles(struct io *io, const struct table *t, bool color)
     io_puts(io, color ? COLOR_BOLD : "");
     put_names(io, t, "FUNCTION", "FILE:LINE");
     for (unsigned c = 0; c < COLS; c++)
-        io_printf(io, "%*s%*s", GAP, "", (int)t->cols[c], titles[c]);
+        if (t->cols[c])
+            io_printf(io, "%*s%*s", GAP, "", (int)t->cols[c], titles[c]);
     io_printf(io, "%s\n", color ? COLOR_OFF : "");
 }
 
 static void put_rule(struct io *io, const struct table *t)
 {
-    unsigned n = t->name_cols + GAP + t->place_cols;
+    unsigned n = t->name_cols + GAP + t->place_cols + table_figures(t);
 
-    for (unsigned c = 0; c < COLS; c++)
-        n += GAP + t->cols[c];
     while (n--)
         io_puts(io, "-");
     io_puts(io, "\n");
 }
 
-static void put_footnotes(struct io *io, const struct model *m)
+static void put_footnotes(struct io *io, const struct table *t, const struct model *m)
 {
     struct model_totals sum;
     char a[32], b[32];
@@ -239,8 +261,9 @@ static void put_footnotes(struct io *io, const struct model *m)
     if (sum.rss_first >= 0)
         io_printf(io, "Process RSS went from %s to %s.\n", render_size(a, sizeof(a), sum.rss_first, false),
                   render_size(b, sizeof(b), sum.rss_last, false));
-    io_puts(io, "NET: RSS change of the process over the calls, callees included (PER CALL, LARGEST: of NET).\n"
-                "SELF: NET less traced callees. OWN: pages faulted in by the calling thread, without callees.\n");
+    io_printf(io, "NET: RSS change of the process over the calls, callees included%s.\n",
+              t->cols[COL_PER_CALL] ? " (PER CALL, LARGEST: of NET)" : "");
+    io_puts(io, "SELF: NET less traced callees. OWN: pages faulted in by the calling thread, without callees.\n");
     if (sum.overlap)
         io_puts(io, "Calls of several threads overlapped: NET and SELF may hold one growth twice; OWN does not.\n");
     if (sum.lost[0])
@@ -266,7 +289,7 @@ int render_ranking(FILE *out, const struct model *m, bool color, unsigned width)
         put_rule(&io, &t);
         put_row(&io, &t, &t.rows[sums], color);
         put_row(&io, &t, &t.rows[sums + 1], color);
-        put_footnotes(&io, m);
+        put_footnotes(&io, &t, m);
     }
     table_release(&t);
     return err ? err : io.err;

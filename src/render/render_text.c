@@ -38,6 +38,12 @@ struct row {
     size_t mark, mark_len; /* bytes to colour: the RSS cell */
 };
 
+static void row_begin(struct row *row)
+{
+    row->text[0] = 0; /* the rest of it needs no zeroes: one is made per record */
+    row->mark = row->mark_len = 0;
+}
+
 /* Text of one cell and the space behind it. */
 static void row_left(struct row *row, const char *s, unsigned cols)
 {
@@ -154,9 +160,10 @@ static int text_call(struct render *r, const struct model *m, const struct mp_re
     const struct model_code *c = model_code(m, rec->code_id);
     int64_t rss = (int64_t)rec->rss_delta_pages * (int64_t)r->page_size;
     bool has_rss = rec->flags & MP_REC_HAS_RSS;
-    struct row row = {.text = ""};
+    struct row row;
     char buf[32];
 
+    row_begin(&row);
     row_when_who(r, &row, m, rec);
     row_right(&row, render_duration(buf, sizeof(buf), rec->dur_ns), DUR_COLS);
     row.mark = strlen(row.text);
@@ -174,8 +181,9 @@ static int text_call(struct render *r, const struct model *m, const struct mp_re
 static int text_line(struct render *r, const struct model *m, const struct mp_record *rec)
 {
     const struct model_code *c = model_code(m, rec->code_id);
-    struct row row = {.text = ""};
+    struct row row;
 
+    row_begin(&row);
     row_when_who(r, &row, m, rec);
     row_right(&row, "line", DUR_COLS);
     row_size(&row, rec->flags & MP_REC_HAS_RSS, (int64_t)rec->rss_pages * (int64_t)r->page_size, false);
@@ -242,8 +250,9 @@ static void text_exactness(struct render *r, const struct render_meta *meta)
 
 static void text_columns(struct render *r)
 {
-    struct row row = {.text = ""};
+    struct row row;
 
+    row_begin(&row);
     row_left(&row, "#TIME", TIME_COLS);
     if (!is_short(r))
         row_right(&row, "TID", TID_COLS);

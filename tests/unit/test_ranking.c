@@ -21,7 +21,8 @@ START_TEST(test_golden)
         const char *name;
         unsigned width;
         bool color;
-    } rows[] = {{"ranking.txt", 0, false}, {"ranking-100.txt", 100, false}, {"ranking-color-120.txt", 120, true}};
+    } rows[] = {{"ranking.txt", 0, false}, {"ranking-80.txt", 80, false}, {"ranking-100.txt", 100, false},
+                {"ranking-color-120.txt", 120, true}};
     struct model *m = service();
     struct capture c;
 
@@ -75,7 +76,7 @@ END_TEST
 START_TEST(test_fits_terminal)
 {
     struct model *m = service();
-    unsigned width = 96 + (unsigned)_i;
+    unsigned width = 72 + (unsigned)_i;
     struct capture c;
 
     capture_open(&c);
@@ -127,10 +128,10 @@ int main(void)
 {
     TCase *tc = tcase_create("ranking");
 
-    tcase_add_loop_test(tc, test_golden, 0, 3);
+    tcase_add_loop_test(tc, test_golden, 0, 4);
     tcase_add_test(tc, test_empty);
     tcase_add_loop_test(tc, test_many, 0, 2);
-    tcase_add_loop_test(tc, test_fits_terminal, 0, 60);
+    tcase_add_loop_test(tc, test_fits_terminal, 0, 80);
     tcase_add_loop_test(tc, test_verdict, 0, 5);
     return gen_run(tc);
 }
