@@ -1,0 +1,357 @@
+"""Measuring a target: windows with and without a tool, taken in turn.
+
+A *pair* is one window with the tool between two without; its ratio is the time of a
+unit with the tool over the mean time without. `cpu` is the same with the thread's
+CPU time instead of the clock's: on a machine with neighbours it is the steadier of
+the two, but it does not see waiting."""
+import json
+import os
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+PATIENCE = 60
+
+
+class Skip(Exception):
+    """Why something can't be measured here."""
+
+
+class Target(object):
+    """A process that runs a load; see target.py. `prefix` goes between the
+    interpreter and the script, for tools that must start the program."""
+
+    def __init__(self, python, load, args=(), prefix=(), env=None):
+        self.folder = tempfile.mkdtemp(prefix="bench-")
+        path = os.path.join(self.folder, "s")
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(path)
+        server.listen(1)
+        server.settimeout(PATIENCE)
+        self.said = open(os.path.join(self.folder, "said"), "w+")
+        self.process = subprocess.Popen(
+            [os.path.abspath(python)] + list(prefix) + [os.path.join(HERE, "target.py"), path, load] + [str(a) for a in args],
+            stdin=subprocess.DEVNULL, stdout=self.said, stderr=self.said, cwd=self.folder,
+            env=dict(os.environ, PYTHONDONTWRITEBYTECODE="1", **(env or {})), start_new_session=True)
+        self.batches, self.windows, self.failed = [], [], []
+        self.news = threading.Condition()
+        try:
+            self.socket = self.accept(server)
+        except Skip:
+            self.close()
+            raise
+        finally:
+            server.close()
+        self.lines = self.socket.makefile("r")
+        hello = json.loads(self.lines.readline() or '{"skip": "the target ended at once"}')
+        if "skip" in hello:
+            text = self.output()
+            self.close()
+            raise Skip(hello["skip"] + ("; it said: " + text.strip()[-200:] if text else ""))
+        self.pid, self.version, self.grow = hello["hello"], hello["version"], hello["grow"]
+        threading.Thread(target=self.listen, daemon=True).start()
+
+    def accept(self, server):
+        deadline = time.monotonic() + PATIENCE
+        server.settimeout(0.2)
+        while time.monotonic() < deadline:
+            try:
+                connection = server.accept()[0]
+                connection.settimeout(None)
+                return connection
+            except socket.timeout:
+                if self.process.poll() is not None:
+                    break
+        raise Skip("the target did not start: %s" % self.output().strip()[-300:])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def close(self):
+        if self.process.poll() is None:
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except OSError:
+                pass
+        self.process.wait()
+        self.said.close()
+        for name in os.listdir(self.folder):
+            os.unlink(os.path.join(self.folder, name))
+        os.rmdir(self.folder)
+
+    def output(self):
+        self.said.flush()
+        with open(self.said.name, errors="replace") as f:
+            return f.read()
+
+    def listen(self):
+        for line in self.lines:
+            message = json.loads(line)
+            with self.news:
+                if "b" in message:
+                    self.batches.append(message["b"])
+                elif "w" in message:
+                    self.windows.append(message["w"])
+                elif "failed" in message:
+                    self.failed.append(message["failed"])
+                self.news.notify_all()
+
+    def send(self, text):
+        self.socket.sendall((text + "\n").encode())
+
+    def settle(self, count=10):
+        """Waits until the batches have their size."""
+        with self.news:
+            if not self.news.wait_for(lambda: len(self.batches) >= count or self.process.poll() is not None, PATIENCE) \
+                    or self.process.poll() is not None:
+                raise Skip("the load does not run: %s" % self.output().strip()[-300:])
+
+    def tool_window(self, name, seconds, depth):
+        """One window with a tool that works inside the process."""
+        with self.news:
+            windows, failed = len(self.windows), len(self.failed)
+        self.send("tool %s %g %d" % (name, seconds, depth))
+        with self.news:
+            if not self.news.wait_for(lambda: len(self.windows) > windows or len(self.failed) > failed or
+                                      self.process.poll() is not None, 10 * PATIENCE):
+                raise Skip("%s takes longer than %d s for %g s of work" % (name, 10 * PATIENCE, seconds))
+            if len(self.failed) > failed:
+                raise Skip(self.failed[-1])
+            if len(self.windows) == windows:
+                raise Skip("the target ended under %s: %s" % (name, self.output().strip()[-300:]))
+            return Window([self.windows[-1]])
+
+    def between(self, start, end):
+        with self.news:
+            return Window([b for b in self.batches if b[1] >= start and b[2] <= end])
+
+    def grown(self):
+        """How often the known function has grown the process so far."""
+        with self.news:
+            return self.batches[-1][5] if self.batches else 0
+
+
+class Window(object):
+    """What the batches of a time span did."""
+
+    def __init__(self, batches):
+        self.units = sum(b[0] for b in batches)
+        self.wall = sum(b[2] - b[1] for b in batches)
+        self.cpu = sum(b[4] - b[3] for b in batches)
+        self.extra = max([b[6] for b in batches if b[6] is not None], default=None)
+        self.batches = len(batches)
+
+    def per_unit(self):
+        if not self.units:
+            raise Skip("no unit of work was done in a window")
+        return self.wall / self.units
+
+    def cpu_per_unit(self):
+        return self.cpu / self.units
+
+
+# --- results -----------------------------------------------------------------------------
+
+def spread(values):
+    """Median, quartiles and number of values."""
+    ordered = sorted(values)
+    if len(ordered) == 1:
+        return {"median": ordered[0], "q1": ordered[0], "q3": ordered[0], "n": 1}
+    q1, median, q3 = statistics.quantiles(ordered, n=4, method="inclusive")
+    return {"median": median, "q1": q1, "q3": q3, "n": len(ordered)}
+
+
+def ratios(plain, tool):
+    """plain[i] and plain[i + 1] are the windows around tool[i]."""
+    wall = [t.per_unit() * 2 / (plain[i].per_unit() + plain[i + 1].per_unit()) for i, t in enumerate(tool)]
+    cpu = [t.cpu_per_unit() * 2 / max(1e-12, plain[i].cpu_per_unit() + plain[i + 1].cpu_per_unit())
+           for i, t in enumerate(tool)]
+    noise = [plain[i].per_unit() / plain[i + 1].per_unit() for i in range(len(tool))]
+    return {"wall": spread(wall), "cpu": spread(cpu), "noise": spread(noise),
+            "plain_us": spread([p.per_unit() * 1e6 for p in plain]),
+            "tool_us": spread([t.per_unit() * 1e6 for t in tool])}
+
+
+def alternate(target, tool, pairs, seconds):
+    """Plain, tool, plain, tool ... plain in one process. `tool` is attached from
+    outside: tool.begin(target) returns when it works, tool.end() when it has gone
+    and says what it found."""
+    target.settle()
+    plain, with_tool, found = [], [], []
+    for i in range(pairs + 1):
+        start = time.monotonic()
+        time.sleep(seconds)
+        plain.append(target.between(start, time.monotonic()))
+        if i == pairs:
+            break
+        tool.begin(target)
+        start = time.monotonic()
+        time.sleep(seconds)
+        end = time.monotonic()
+        found.append(tool.end(target))
+        with_tool.append(target.between(start, end))
+        time.sleep(0.05)
+    result = ratios(plain, with_tool)
+    result["found"] = found
+    return result, plain, with_tool
+
+
+def alternate_inside(target, name, pairs, seconds, depth):
+    """The same for a tool that the target starts and stops itself, on equal numbers
+    of units. A tool that is very slow gets shorter windows."""
+    target.settle()
+    plain, with_tool = [], []
+    budget = time.monotonic() + 6 * pairs * seconds
+    for i in range(pairs + 1):
+        plain.append(target.tool_window("nothing", seconds, depth))
+        if i == pairs or (with_tool and time.monotonic() > budget):
+            break
+        with_tool.append(target.tool_window(name, seconds, depth))
+        if with_tool[-1].wall > 5 * seconds:
+            seconds /= with_tool[-1].wall / seconds / 2
+    return ratios(plain, with_tool[:len(plain) - 1])
+
+
+def alternate_processes(plain_target, tool_target, pairs, seconds):
+    """For tools that must start the program: two processes, one resting."""
+    plain_target.settle()
+    tool_target.settle()
+    windows = {plain_target: [], tool_target: []}
+    for target in (plain_target, tool_target):
+        target.send("rest")
+    for i in range(2 * pairs + 1):
+        target = tool_target if i % 2 else plain_target
+        target.send("run")
+        time.sleep(0.05)
+        start = time.monotonic()
+        time.sleep(seconds)
+        windows[target].append(target.between(start, time.monotonic()))
+        target.send("rest")
+        time.sleep(0.05)
+    for target in (plain_target, tool_target):
+        target.send("run")
+    return ratios(windows[plain_target], windows[tool_target])
+
+
+# --- tools that attach from outside ----------------------------------------------------------
+
+class Attached(object):
+    """mempulse. found: what its stream says, checked against what the target did."""
+
+    name = "mempulse"
+
+    def __init__(self, program, options=(), fmt="ndjson", keep=False):
+        self.argv = [program, "inject"] + list(options) + ["-f", fmt]
+        self.fmt = fmt
+        self.keep = keep
+
+    def begin(self, target):
+        self.output = tempfile.mktemp(".bench")
+        began = time.monotonic()
+        self.process = subprocess.Popen(self.argv + ["-o", self.output, "-p", str(target.pid)],
+                                        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.banner = self.process.stderr.readline()
+        self.latency = time.monotonic() - began
+        if "attached" not in self.banner:
+            rest = self.process.stderr.read()
+            self.process.wait()
+            raise Skip("mempulse: " + (self.banner + rest).strip())
+        self.began_grown = target.grown()
+
+    def end(self, target):
+        grown = target.grown() - self.began_grown
+        ended = time.monotonic()
+        self.process.send_signal(signal.SIGINT)
+        try:
+            said = self.process.communicate(timeout=PATIENCE)[1]
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise Skip("mempulse did not detach")
+        found = {"latency": self.latency, "detach": time.monotonic() - ended, "grown": grown, "grow": target.grow,
+                 "bytes": os.path.getsize(self.output), "code": self.process.returncode,
+                 "pause_us": number(r"paused (\d+) us", self.banner)}
+        if self.fmt == "ndjson":
+            self.read(found)
+        if self.process.returncode not in (0, 10, 128 + signal.SIGINT):
+            found["wrong"] = "exit code %d: %s" % (self.process.returncode, said.strip()[-200:])
+        os.unlink(self.output)
+        return found
+
+    def read(self, found):
+        """The end of the stream: statistics, the ranking, the end line."""
+        with open(self.output, "rb") as f:
+            f.seek(max(0, os.path.getsize(self.output) - 400000))
+            tail = f.read().split(b"\n")
+        last, events = {}, 0  # the last `stats` no longer counts what the thunk let pass
+        for line in tail:
+            if line.startswith((b'{"type":"stats"', b'{"type":"end"')):
+                message = json.loads(line)
+                last[message["type"]] = message
+                events = max(events, message.get("events", 0))
+            elif line.startswith(b'{"type":"rank"') and b'"function":"grow_known"' in line:
+                last["known"] = json.loads(line)
+        end, stats = last.get("end"), last.get("stats", {})
+        if not end:
+            found["wrong"] = "the stream has no end line"
+            return
+        found.update(records=end["records"], lost=end["lost"], clean=end["clean"], cost=end.get("cost_percent"),
+                     events=events, hook_ns=stats.get("hook_ns"), rollup_ns=stats.get("rollup_ns"),
+                     wall_ns=end["wall_ns"], attributed=end["own_attributed_bytes"])
+        known = last.get("known")
+        found["known_calls"] = known["calls"] if known else 0
+        found["known_bytes"] = known["own_net_bytes"] if known else 0
+
+    @staticmethod
+    def check(found):
+        """Whether what grew was found; the text says what is wrong."""
+        if found.get("wrong"):
+            return found["wrong"]
+        if not found["clean"]:
+            return "not clean"
+        lost = found["lost"]
+        if "requests_grown" in found:  # a server: growth is deeper than the depth, so look at what all calls explain
+            least = 0.95 * (found["requests_grown"] - 2) * found["grow"]
+            return None if found["attributed"] >= least else "%d bytes attributed of %d" % (found["attributed"], least)
+        if not found["grown"] - 2 - lost <= found["known_calls"] <= found["grown"] + 4:
+            return "the target grew %d times, %d were seen" % (found["grown"], found["known_calls"])
+        if found["known_bytes"] < 0.98 * found["known_calls"] * found["grow"]:
+            return "%d calls grew by %d bytes each, %d in all were seen" % (
+                found["known_calls"], found["grow"], found["known_bytes"])
+        return None
+
+
+class PySpy(object):
+    name = "py-spy"
+
+    def __init__(self, program):
+        self.program = program
+
+    def begin(self, target):
+        self.output = tempfile.mktemp(".bench")
+        self.process = subprocess.Popen([self.program, "record", "-p", str(target.pid), "-o", self.output, "-f", "raw"],
+                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(0.5)
+        if self.process.poll() is not None:
+            raise Skip("py-spy ended with %d" % self.process.returncode)
+
+    def end(self, target):
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait()
+        if os.path.exists(self.output):
+            os.unlink(self.output)
+        return {}
+
+
+def number(pattern, text):
+    match = re.search(pattern, text or "")
+    return float(match.group(1)) if match else None
