@@ -123,6 +123,7 @@ struct thread {
     struct thread *hnext;
     bool skip; /* --thread names another one */
     bool fresh; /* no event yet */
+    bool absolute; /* 3.12+: depth counts from the thread's first frame (greenlets) */
     bool pre_root; /* a --root function that was entered before the hook may be on its stack */
     bool in_root;  /* base counts from a root */
     bool armed;    /* lines.c: c_tracefunc is ours, lines of the running call count */

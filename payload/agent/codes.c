@@ -168,6 +168,8 @@ static struct code *code_new(const void *pycode, const struct code_names *n, uin
 
     if (g.ncode >= MP_CODES_MAX || !(c = pool_alloc(sizeof(*c) + len)))
         return &code_overflow;
+    if (n->module_len >= 6 && (!memcmp(n->module, "gevent", 6) || !memcmp(n->module, "greenl", 6)))
+        g.greenlets = g.no_quiet = true; /* imported since the hook */
     c->id = ++g.ncode;
     c->hash = hash;
     c->flags = scope_flags(n);

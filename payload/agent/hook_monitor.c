@@ -64,6 +64,62 @@ static void find_pre_root(struct thread *th)
     }
 }
 
+/* ---- with greenlets ------------------------------------------------------------- */
+
+/* Greenlets switch stacks under one thread: counting events would add the depths
+ * of all that are suspended. Where greenlet is loaded depth is absolute instead,
+ * the number of frames below, walked as far as the limit; and a tracked call is
+ * found again by its frame, not by its place. Returns the running frame's depth,
+ * from 0, or more than the limit; *ret_frame is that frame. */
+#define WALK_MAX (1 << 17)
+
+static int32_t depth_by_frames(struct thread *th, const void **ret_frame)
+{
+    const void *f = frame_current(py_tstate());
+    int32_t n = -1, max = th->absolute ? th->limit + 1 : WALK_MAX;
+
+    *ret_frame = f;
+    for (; f && n <= max; f = frame_back(f))
+        n++;
+    if (!th->absolute) {
+        th->absolute = true;
+        th->nshadow = 0;
+        th->top_abs = DEPTH_NONE;
+        if (!g.roots)
+            thread_set_base(th, n - 1);
+    } else if (!g.roots && n - 1 < th->base) {
+        thread_set_base(th, n - 1);
+    }
+    return n;
+}
+
+static void drop_shadow(struct thread *th, uint32_t i)
+{
+    for (th->nshadow--; i < th->nshadow; i++)
+        th->shadow[i] = th->shadow[i + 1];
+}
+
+static bool leave_by_frame(struct thread *th, const void *pycode, unsigned flags)
+{
+    const void *f = frame_current(py_tstate());
+
+    for (uint32_t i = th->nshadow; i-- > 0;) {
+        struct call *c = &th->shadow[i];
+
+        if (c->prev_frame != f)
+            continue;
+        if (c->kind == CALL_RECORD && c->frame == pycode)
+            call_end(c, flags);
+        if (th->base != c->prev_base || th->in_root != c->prev_root) {
+            th->in_root = c->prev_root;
+            thread_set_base(th, c->prev_base);
+        }
+        drop_shadow(th, i);
+        return true;
+    }
+    return false;
+}
+
 static struct call *shadow_push(struct thread *th, const void *pycode, struct code *code, enum call_kind kind)
 {
     struct call *c;
@@ -79,6 +135,7 @@ static struct call *shadow_push(struct thread *th, const void *pycode, struct co
     c->code = code;
     c->frame = pycode;
     c->depth_abs = th->depth;
+    c->prev_frame = g.greenlets ? frame_current(py_tstate()) : NULL;
     c->prev_base = th->base;
     c->prev_root = th->in_root;
     c->kind = (uint8_t)kind;
@@ -127,6 +184,13 @@ static inline void event_enter(const void *pycode, unsigned flags)
         return;
     g.events++;
     th->depth++;
+    if (unlikely(g.greenlets)) {
+        const void *frame;
+
+        th->depth = depth_by_frames(th, &frame);
+        if (!frame || frame_code(frame) != pycode)
+            return;
+    }
     if (likely(th->depth > th->limit) && !g.roots)
         return;
     enter_near(th, pycode, flags);
@@ -168,6 +232,10 @@ static inline void event_leave(const void *pycode, unsigned flags)
         return;
     g.events++;
     depth = th->depth--;
+    if (unlikely(g.greenlets)) {
+        leave_by_frame(th, pycode, flags);
+        return;
+    }
     if (likely(depth > th->limit))
         return;
     leave_near(th, pycode, depth, flags);
@@ -230,7 +298,9 @@ static PyObj *on_line(PyObj *self, PyObj *const *args, int64_t n)
     if (th->nshadow) {
         const struct call *c = &th->shadow[th->nshadow - 1];
 
-        if (c->kind == CALL_RECORD && c->depth_abs == th->depth && c->frame == args[0])
+        bool running = g.greenlets ? c->prev_frame == frame_current(py_tstate()) : c->depth_abs == th->depth;
+
+        if (c->kind == CALL_RECORD && running && c->frame == args[0])
             line_record(th, c->code, (uint32_t)py_long(args[1]), c->depth);
     }
     return none;

@@ -61,6 +61,7 @@ static void thread_reset(struct thread *th, int32_t tid)
     th->tcb = tcb_now();
     th->skip = g.opt.thread && g.opt.thread != tid;
     th->fresh = true;
+    th->absolute = false;
     th->pre_root = th->in_root = th->armed = th->lines_busy = false;
     th->line_code = NULL;
     th->top_frame = NULL;

@@ -5,6 +5,7 @@
 
 Prints one line a failure and `N passed, N failed` at the end."""
 import argparse
+import concurrent.futures
 import glob
 import json
 import os
@@ -22,9 +23,9 @@ import wire  # noqa: E402
 TESTS = []
 
 
-def test(scenario=None, since=(3, 6), before=(3, 99), **options):
+def test(scenario=None, since=(3, 6), before=(3, 99), needs=None, **options):
     def add(f):
-        TESTS.append((f.__name__, scenario or f.__name__, f, since, before, options))
+        TESTS.append((f.__name__, scenario or f.__name__, f, since, before, needs, options))
         return f
     return add
 
@@ -233,10 +234,29 @@ def churn(run):
     assert len([c for c in s.codes.values() if c.name.startswith("f_")]) == 100
 
 
+@test(depth=8, needs="greenlet")
+def greens(run):
+    check_basic(run)
+    s = run.session
+    assert run.first["result"] == 40
+    step, grow = s.calls("step"), s.calls("grower")
+    assert len(step) == 160 and len(grow) == 160, (len(step), len(grow))
+    assert len({r.depth for r in step}) == 1 and {r.depth for r in grow} == {step[0].depth + 1}
+    assert len(s.calls("switcher")) == 40 and {r.depth for r in s.calls("switcher")} == {step[0].depth - 1}
+    assert len(s.calls("idle")) == 1
+
+
 @test(depth=5)
 def forks(run):
     check_basic(run)
     assert run.first["result"] == [7, 7, 7], run.first
+
+
+@test()
+def forkcure(run):
+    check_basic(run)
+    assert run.first["result"] == ["[%d, True, True, None]" % r for r in (6, 1, 1)], run.first["result"]
+    assert len(run.session.calls("idle")) == 1
 
 
 @test(depth=2, min_time=10**9)
@@ -335,40 +355,54 @@ def detach(run):
     check_basic(run)
 
 
+def interpreter(python, args):
+    """All tests under one interpreter: passed, failed, what to print."""
+    minor = int(subprocess.check_output([python, "-c", "import sys; print(sys.version_info[1])"]))
+    start, passed, bad, skipped = time.time(), 0, [], []
+    for name, scenario, check, since, before, needs, options in TESTS:
+        if not since <= (3, minor) < before or (args.test and args.test != name):
+            continue
+        if needs and subprocess.call([python, "-c", "import " + needs], stderr=subprocess.DEVNULL):
+            skipped.append("%s (no %s)" % (name, needs))
+            continue
+        try:
+            options = dict(options)
+            run = Run(python, os.path.abspath(args.agent), scenario, options, lease=options.pop("lease", False))
+            run.minor = minor
+            check(run)
+            passed += 1
+        except Exception as e:
+            where = e.__traceback__
+            while where.tb_next:
+                where = where.tb_next
+            bad.append("FAIL %s %s (line %d): %s: %s" % (python, name, where.tb_lineno, type(e).__name__, str(e)[:500]))
+    line = "%-45s %d passed, %d failed in %.1f s" % (python, passed, len(bad), time.time() - start)
+    return passed, len(bad), "\n".join(bad + [line + ("; skipped: " + ", ".join(skipped) if skipped else "")])
+
+
 def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("agent", nargs="?", default=os.path.join(HERE, "../../build/agent.so"))
     ap.add_argument("--only")
     ap.add_argument("--test")
+    ap.add_argument("--python", help="this interpreter only (one with greenlet, for example)")
     args = ap.parse_args()
     pythons = sorted(glob.glob(os.path.expanduser("~/.pyenv/versions/3.*/bin/python3")),
                      key=lambda p: int(re.search(r"/3\.(\d+)", p).group(1)))
     if os.path.exists("/usr/bin/python3.11"):
         pythons.append("/usr/bin/python3.11")
-    passed = failed = 0
-    for python in pythons:
-        version = re.search(r"3\.(\d+)", python.replace("python3.", "3."))
-        minor = int(version.group(1))
-        if args.only and args.only not in python:
-            continue
-        start, bad = time.time(), 0
-        for name, scenario, check, since, before, options in TESTS:
-            if not since <= (3, minor) < before or (args.test and args.test != name):
-                continue
-            try:
-                options = dict(options)
-                run = Run(python, os.path.abspath(args.agent), scenario, options, lease=options.pop("lease", False))
-                run.minor = minor
-                check(run)
-                passed += 1
-            except Exception as e:
-                failed, bad = failed + 1, bad + 1
-                where = e.__traceback__
-                while where.tb_next:
-                    where = where.tb_next
-                print("FAIL %s %s (line %d): %s: %s" % (python, name, where.tb_lineno, type(e).__name__, str(e)[:500]))
-        print("%-45s %s in %.1f s" % (python, "%d failed" % bad if bad else "ok", time.time() - start))
-    print("%d passed, %d failed" % (passed, failed))
+    if args.python:
+        pythons = [args.python]
+    pythons = [p for p in pythons if not args.only or args.only in p]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        done = [pool.submit(interpreter, p, args) for p in pythons]
+        results = []
+        for f in done:
+            passed, failed, text = f.result()
+            results.append((passed, failed))
+            print(text, flush=True)
+    failed = sum(f for _, f in results)
+    print("%d passed, %d failed" % (sum(p for p, _ in results), failed))
     return 1 if failed else 0
 
 

@@ -161,6 +161,34 @@ def churn(agent, before):
     assert sys.getrecursionlimit()
 
 
+# -- greenlets: many suspended stacks under one thread ------------------------------------
+
+def greens_before(agent):
+    import greenlet  # noqa: F401
+
+
+def switcher(main, n):
+    for i in range(n):
+        step(main)
+    return n
+
+
+def step(main):
+    grower(2)
+    main.switch()
+
+
+def greens(agent, before):
+    import greenlet
+    main = greenlet.getcurrent()
+    gs = [greenlet.greenlet(switcher) for _ in range(40)]
+    for k in range(5):
+        for gl in gs:
+            gl.switch(main, 4)
+    idle(1)
+    return [gl.dead for gl in gs].count(True)
+
+
 # -- fork: the child's hooks are inert ---------------------------------------------------------
 
 def forks(agent, before):
@@ -176,6 +204,37 @@ def forks(agent, before):
                 os._exit(2)
         out.append(os.WEXITSTATUS(os.waitpid(pid, 0)[1]))
         idle(3)
+    return out
+
+
+def forkcure(agent, before):
+    """Other agents, in forked children that inherited the parent's hooks."""
+    import os
+    import shutil
+    import tempfile
+    import cycles
+    import wire
+    out = []
+    d = tempfile.mkdtemp()
+    other = shutil.copy(agent.lib._name, d + "/other-agent.so")
+    for flags in (wire.OPT_CURE, 0, wire.OPT_LINES):
+        r, w = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                s, _ = cycles.cycle(other, 30, {"flags": flags})
+                ok = fib(10) == 55 and consume(4) == 6 and catcher() == 1
+                tool = sys.monitoring.get_tool(4) if sys.version_info >= (3, 12) else None
+                os.write(w, repr([s.bye.reason, s.bye.slots["eval"] == s.bye.slots["default"], ok, tool]).encode())
+            except BaseException as e:
+                os.write(w, repr(e).encode())
+            os._exit(0)
+        os.close(w)
+        out.append(os.read(r, 1000).decode())
+        os.close(r)
+        os.waitpid(pid, 0)
+    shutil.rmtree(d)
+    idle(1)
     return out
 
 
