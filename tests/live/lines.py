@@ -53,8 +53,7 @@ def compare(context, reference_command):
             check(wanted, "the reference is empty")
             got = session(context, target, depth)
             check(got == wanted, "depth %d: the rows differ\n--- wanted\n%s\n--- got\n%s", depth, show(wanted), show(got))
-        differences = procfs.compare(target.before, target.pause())
-        check(not differences, "the target is not as before:\n%s", "\n".join(differences))
+        target.check_untouched()
 
 
 def show(rows):

@@ -5,6 +5,7 @@ import time
 
 OURS = "mempulse"  # every mapping and descriptor of ours carries this
 ARENA = 64 << 20   # glibc's HEAP_MAX_SIZE: what one more malloc arena reserves
+GLIBC_SIGNALS = 3 << 31  # SIGCANCEL (32) and SIGSETXID (33)
 HEAP_NAMES = ("[heap]", "[stack]", "[vvar]", "[vdso]", "[vsyscall]", "[vvar_vclock]")
 
 
@@ -76,15 +77,20 @@ def links(pid):
 
 
 def signals(pid, tid):
-    """(name of mask, value) of one thread: blocked, ignored, caught."""
+    """The masks of one thread by name: blocked, ignored, caught. glibc catches its
+    own two signals from the first pthread_create on, as with any program's first thread."""
     text = read(pid, "task/%d/status" % tid)
-    return re.findall(r"^(Sig(?:Blk|Ign|Cgt)):\s*(\w+)$", text, re.M)
+    masks = {name: int(value, 16) for name, value in re.findall(r"^(Sig(?:Blk|Ign|Cgt)):\s*(\w+)$", text, re.M)}
+    masks["SigCgt"] &= ~GLIBC_SIGNALS
+    return {name: "%016x" % value for name, value in masks.items()}
 
 
 def ours(pid):
-    """Lines of maps and descriptors that bear our name."""
+    """Mappings and descriptors that bear our name; and code without a file, which no
+    target of ours has: a kernel without CONFIG_ANON_VMA_NAME shows no names."""
     try:
-        found = [line for line in read(pid, "maps").splitlines() if OURS in line]
+        maps = [Mapping(line) for line in read(pid, "maps").splitlines()]
+        found = [m.line for m in maps if OURS in m.line or "x" in m.perms and not m.name]
         return found + ["fd %d %s" % item for item in links(pid).items() if OURS in item[1]]
     except OSError:
         return []

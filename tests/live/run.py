@@ -129,6 +129,12 @@ def copy_for_all(build):
     return shutil.copy(os.path.join(build, "mempulse"), folder)
 
 
+def leave(number, frame):
+    """Workers are not waited for: what they started is killed."""
+    harness.kill_all()
+    os._exit(128 + number)
+
+
 def parse():
     parser = argparse.ArgumentParser()
     parser.add_argument("-k", dest="pattern", default="")
@@ -141,7 +147,7 @@ def parse():
 def main():
     options = parse()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))  # so that atexit runs
+        signal.signal(number, leave)
     tally, pauses = Tally(options.verbose), []
     build = os.path.join(ROOT, os.environ.get("BUILD", "build"))
     if not os.access(os.path.join(build, "mempulse"), os.X_OK):

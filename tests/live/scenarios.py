@@ -26,7 +26,7 @@ GROWING = (
     Row("epoll"),
     Row("sleep"),
     Row("event"),
-    Row("read"),
+    Row("read", still=False),  # rss is the process's: the thread that feeds sees the growth too
     Row("fib"),
     Row("alloc", lone=False, still=False),
     Row("threads", "2s", lone=False, still=False),
@@ -61,9 +61,7 @@ def growing(context, row):
             target.grow(CALLS, PAGES)
             result = launcher.result()
         result.expect(0)
-        after = target.pause()
-        differences = procfs.compare(target.before, after)
-        check(not differences, "the target is not as before:\n%s\n%s", "\n".join(differences), result)
+        target.check_untouched(result)
         check_stream(context, row, target, harness.stream_of(path))
 
 

@@ -33,7 +33,7 @@ def cycles(context):
         last = target.pause()
         differences = procfs.compare_strictly(first, last)
         check(not differences, "after %d cycles:\n%s", CYCLES, "\n".join(differences))
-        check(not procfs.compare(target.before, last), "%s", procfs.compare(target.before, last))
+        target.check_untouched()
         check(last.rss - first.rss <= CYCLES_RSS, "%d cycles took %d bytes", CYCLES, last.rss - first.rss)
 
 
@@ -55,7 +55,7 @@ def launcher_killed(context):
             launcher.process.wait()
         nothing_left(target)
         harness.run(context.binary, "inject", "-p", target.pid, "-d", "100ms", "-o", os.devnull).expect(0)
-        check(not procfs.compare(target.before, target.pause()), "%s", procfs.compare(target.before, target.pause()))
+        target.check_untouched()
 
 
 def launcher_killed_early(context):
@@ -71,8 +71,7 @@ def launcher_killed_early(context):
                 launcher.process.wait()
             nothing_left(target)
         harness.run(context.binary, "inject", "-p", target.pid, "-d", "100ms", "-o", os.devnull).expect(0)
-        after = target.pause()
-        check(not procfs.compare(target.before, after), "%s", procfs.compare(target.before, after))
+        target.check_untouched()
 
 
 def target_ends(context, command, reason):
@@ -120,7 +119,7 @@ def frame_stays(context):
         check(target.ask("return").get("returned"), "it does not return")
         harness.run(context.binary, "detach", "-p", target.pid, "--wait", "5s").expect(0)
         check(not procfs.ours(target.pid), "left: %s", procfs.ours(target.pid))
-        check(not procfs.compare(target.before, target.pause()), "%s", procfs.compare(target.before, target.pause()))
+        target.check_untouched()
 
 
 def residue_reused(context):
@@ -147,7 +146,7 @@ def detach_elsewhere(context):
             launcher.result().expect(0)
         end = harness.stream_of(path).end
         check(end["reason"] == "detached" and end["clean"], "the end is %s", end)
-        check(not procfs.compare(target.before, target.pause()), "%s", procfs.compare(target.before, target.pause()))
+        target.check_untouched()
 
 
 TESTS = (

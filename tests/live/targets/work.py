@@ -141,14 +141,11 @@ class State(object):
 def pause(state, control):
     """Says so and stands still until `run` (True) or `stop` (False)."""
     state.quiet()
-    control.tell(paused=True)
-    while True:
+    words = ["pause"]
+    while words[0] not in ("run", "stop"):
+        control.tell(**{"paused" if words[0] == "pause" else "unknown": True})
         words = control.command()
-        if words[0] == "run":
-            return True
-        if words[0] == "stop":
-            return False
-        handle(state, control, words)
+    return words[0] == "run"
 
 
 def handle(state, control, words):
