@@ -14,8 +14,20 @@
 
 static struct thread *buckets[BUCKETS];
 
+/* Names of the threads that were there at the hook, for when they are first seen.
+ * Written by the agent under the GIL, read by hooks. */
+#define KNOWN_MAX 256u
+static struct {
+    const void *tcb;
+    int32_t tid;
+    uint16_t len;
+    char name[MP_THREAD_NAME_MAX + 1];
+} known[KNOWN_MAX];
+static uint32_t nknown;
+
 int threads_init(void)
 {
+    nknown = 0;
     memset(buckets, 0, sizeof(buckets));
     return 0;
 }
@@ -76,6 +88,17 @@ static void thread_reset(struct thread *th, int32_t tid)
     thread_set_base(th, g.roots && g.hook == MP_HOOK_MONITORING ? DEPTH_NONE : 0);
 }
 
+static void name_known(struct thread *th)
+{
+    for (uint32_t i = 0; i < nknown; i++)
+        if (known[i].tcb == th->tcb && known[i].tid == th->tid) {
+            memcpy(th->name, known[i].name, known[i].len);
+            th->name_len = known[i].len;
+            th->renamed = true;
+            return;
+        }
+}
+
 struct thread *thread_find(int32_t tid)
 {
     const void *tcb = tcb_now();
@@ -95,6 +118,7 @@ struct thread *thread_find(int32_t tid)
     }
     thread_reset(th, tid);
     th->id = ++g.next_thread_id;
+    name_known(th);
     th->hnext = buckets[(uint32_t)tid % BUCKETS];
     buckets[(uint32_t)tid % BUCKETS] = th;
     mp_control_block.threads = th->id;
@@ -129,20 +153,41 @@ static struct thread *by_ident(unsigned long ident)
 }
 
 /* Thread._name of one threading.Thread, read from its __dict__ so that no
- * property or __getattr__ of a subclass runs. */
-static void read_name(struct thread *th, PyObj *py)
+ * property or __getattr__ of a subclass runs. Returns its length, 0 if none. */
+static size_t read_name(PyObj *py, char *to)
 {
     PyObj *dict = py_getattr(py, "__dict__");
     PyObj *name = dict && py_type(dict) == PY_DICT_TYPE ? py_dict_get(dict, "_name") : NULL;
+    size_t n = 0;
     bool cut;
 
-    if (name && py_type(name) == PY_STR_TYPE) {
-        th->name_len = (uint16_t)py_str_copy(name, th->name, MP_THREAD_NAME_MAX, false, &cut);
-        th->renamed = true; /* drain tells it, as the better name */
-    }
+    if (name && py_type(name) == PY_STR_TYPE)
+        n = py_str_copy(name, to, MP_THREAD_NAME_MAX, false, &cut);
     py_error_clear();
     if (dict)
         py_decref(dict);
+    return n;
+}
+
+/* Keeps the name of a thread that no hook has seen yet; its tid stands in its TCB. */
+static void keep_name(const void *tcb, PyObj *py)
+{
+    if (nknown == KNOWN_MAX ||
+        sys_read_self(g.pid, &known[nknown].tid, (const char *)tcb + g.tid_offset, 4) != 4)
+        return;
+    known[nknown].tcb = tcb;
+    known[nknown].len = (uint16_t)read_name(py, known[nknown].name);
+    nknown += known[nknown].len > 0;
+}
+
+static void name_thread(struct thread *th, PyObj *py)
+{
+    size_t n = read_name(py, th->name);
+
+    if (n) {
+        th->name_len = (uint16_t)n;
+        th->renamed = true; /* drain tells it, as the better name */
+    }
 }
 
 /* threading._active maps a thread's ident, which on glibc is its pthread_t, the
@@ -159,11 +204,12 @@ void threads_names(void)
             unsigned long ident = PY(PyLong_AsUnsignedLong, unsigned long (*)(PyObj *))(key);
             struct thread *th = by_ident(ident);
 
-            if (th && !th->renamed) {
-                py_incref(value);
-                read_name(th, value);
-                py_decref(value);
-            }
+            py_incref(value);
+            if (!th && !g.records)
+                keep_name((const void *)ident, value);
+            else if (th && !th->renamed)
+                name_thread(th, value);
+            py_decref(value);
         }
     py_error_clear();
     if (active)
