@@ -263,7 +263,8 @@ static void put_footnotes(struct io *io, const struct table *t, const struct mod
                   render_size(b, sizeof(b), sum.rss_last, false));
     io_printf(io, "NET: RSS change of the process over the calls, callees included%s.\n",
               t->cols[COL_PER_CALL] ? " (PER CALL, LARGEST: of NET)" : "");
-    io_puts(io, "SELF: NET less traced callees. OWN: pages faulted in by the calling thread, without callees.\n");
+    io_puts(io, "SELF: NET less traced callees, and less what a caller released again before it returned.\n"
+                "OWN: pages faulted in by the calling thread, without callees; never decreases.\n");
     if (sum.overlap)
         io_puts(io, "Calls of several threads overlapped: NET and SELF may hold one growth twice; OWN does not.\n");
     if (sum.lost[0])

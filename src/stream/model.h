@@ -2,15 +2,21 @@
  * Fed with stream events; read by render/.
  *
  * Self and inclusive. A record arrives when its call has returned, so a thread's
- * calls arrive children first. A record [start, end] claims what ended on its
- * thread since its start: those are its outermost traced callees.
+ * calls arrive children first. A record claims the deeper calls of its thread that
+ * ended since it began: its outermost traced callees.
  *
  *     f |-------------------------|      self(f) = incl(f) - incl(g) - incl(h)
  *       g |-----|    h |-------|
  *
  * A callee that was lost or filtered counts to its caller's self; one whose
- * caller was lost is claimed by the next caller up. So self figures add up to
- * the inclusive figures of the outermost calls, always.
+ * caller was lost is claimed by the next caller up.
+ *
+ * Two corrections make rss_self say who keeps memory. (1) What a call releases is
+ * taken off its callees' growth in that very call, last taken first, before it is
+ * taken off the call: the locals of g are freed after g's return was seen, and
+ * would make g grow and f shrink for ever. (2) Growth during a call whose thread
+ * took no page fault is another thread's; it counts for nobody here. Time and OWN
+ * need neither. The inclusive figures are as measured.
  *
  * Exactness. RSS belongs to the process: a call's delta holds what other threads
  * and untraced code did meanwhile, and where calls of several threads overlap in
@@ -51,7 +57,7 @@ struct model_code {
     uint64_t calls;
     uint64_t rss_calls, own_calls; /* of these, how many measured RSS, OWN */
     uint64_t time_ns, self_ns;
-    int64_t rss_incl, rss_self;   /* bytes, net */
+    int64_t rss_incl, rss_self;   /* bytes, net; self corrected as said above */
     uint64_t own_incl, own_self;  /* bytes faulted in by the calling thread */
     int64_t rss_max_call;         /* largest single call's inclusive delta; with rss_calls */
     int64_t uss_incl;             /* bytes, over the calls measured at both edges, each counted */
@@ -102,7 +108,7 @@ struct model_totals {
     bool have_stats;
     struct mp_stats first, last; /* first and newest STATS */
     int64_t rss_first, rss_last; /* process RSS in bytes, earliest and latest by time; -1 unknown */
-    int64_t rss_attributed;      /* sum of self, which is the sum over outermost traced calls */
+    int64_t rss_attributed;      /* sum of self */
     int64_t rss_unattributed;    /* rss_last - rss_first - rss_attributed; 0 when these are unknown */
     uint64_t own_attributed;     /* sum of self: exact under threads */
     bool overlap; /* calls of different threads that changed RSS overlapped in time (see above) */

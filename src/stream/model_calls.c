@@ -8,6 +8,7 @@
 
 #define PENDING_FIRST 8   /* room at a thread's first call */
 #define PENDING_YOUNG 32  /* newest entries that are never put together */
+#define PROBE_SLACK_NS 1000000000ull /* smaps_rollup of a very large process */
 
 /* Adds n to the list of p under its code. A list that is full drops it: then a
  * recursion through that function counts twice. */
@@ -25,9 +26,23 @@ static void nested_add(struct pending *p, const struct nested *n)
         p->nested[p->nested_count++] = *n;
 }
 
+/* Adds an older growth behind those that are there. */
+static void grower_append(struct pending *p, const struct grower *g)
+{
+    if (g->rss > 0 && p->grower_count < GROWERS_MAX)
+        p->grower[p->grower_count++] = *g;
+}
+
 /* Puts b, the younger, into a. */
 static void pending_join(struct pending *a, const struct pending *b)
 {
+    struct pending older = *a;
+
+    a->grower_count = 0;
+    for (unsigned i = 0; i < b->grower_count; i++)
+        grower_append(a, &b->grower[i]);
+    for (unsigned i = 0; i < older.grower_count; i++)
+        grower_append(a, &older.grower[i]);
     a->end = b->end;
     a->rss = add_sat(a->rss, b->rss);
     a->own = addu_sat(a->own, b->own);
@@ -69,20 +84,32 @@ static int pending_push(struct thread_slot *t, const struct pending *p)
     return 0;
 }
 
-/* Takes the calls that call made off the stack; their sums in *ret. */
-static void pending_claim(struct thread_slot *t, struct pending *call, struct pending *ret)
+/* The moment after which a deeper call's end makes it a callee. A duration does
+ * not hold the time that reading smaps_rollup took inside the call, so that end -
+ * duration lies too late by that much where a callee or a line had it read. */
+static uint64_t claim_since(const struct thread_slot *t, const struct pending *call)
 {
+    return t->probed_ns > call->start ? subu_sat(call->start, PROBE_SLACK_NS) : call->start;
+}
+
+/* Takes the calls that call made off the stack; their sums in *ret. */
+static void pending_claim(struct thread_slot *t, const struct pending *call, struct pending *ret)
+{
+    uint64_t since = claim_since(t, call);
+
     memset(ret, 0, sizeof(*ret));
     while (t->pending_count) {
         const struct pending *top = &t->pending[t->pending_count - 1];
 
-        if (top->start < call->start || (top->start == call->start && top->depth <= call->depth))
+        if (top->depth <= call->depth || top->end < since)
             return;
         ret->rss = add_sat(ret->rss, top->rss);
         ret->own = addu_sat(ret->own, top->own);
         ret->ns = addu_sat(ret->ns, top->ns);
         for (unsigned i = 0; i < top->nested_count; i++)
             nested_add(ret, &top->nested[i]);
+        for (unsigned i = 0; i < top->grower_count; i++)
+            grower_append(ret, &top->grower[i]);
         t->pending_count--;
     }
 }
@@ -119,6 +146,47 @@ static void call_nest(struct model_code *c, struct pending *call, const struct p
     }
 }
 
+/* What a call released is first taken off what its callees took in this very call,
+ * the last taken first: a temporary of theirs, a result that was dropped, or the
+ * locals of a callee, which the interpreter frees only after the callee's return
+ * was seen. Returns what is left: memory that was there before. */
+static int64_t call_release(struct model *m, struct pending *callees, int64_t released)
+{
+    unsigned kept = 0;
+
+    for (unsigned i = 0; i < callees->grower_count; i++) {
+        struct grower g = callees->grower[i];
+        int64_t take = g.rss < released ? g.rss : released;
+
+        m->codes[g.code]->pub.rss_self = sub_sat(m->codes[g.code]->pub.rss_self, take);
+        released -= take;
+        g.rss -= take;
+        if (g.rss)
+            callees->grower[kept++] = g;
+    }
+    callees->grower_count = (uint16_t)kept;
+    return released;
+}
+
+/* The call's own part of the change: to its function's SELF, and to what its
+ * callers may release. A thread that took no page fault grew nothing: growth
+ * that was seen meanwhile is another thread's, and stays unattributed here. */
+static void call_self(struct model *m, struct model_code *c, const struct mp_record *r, struct pending *call,
+                      struct pending *callees)
+{
+    int64_t self = sub_sat(call->rss, callees->rss);
+    struct grower own = {c->id, self};
+
+    if (self < 0)
+        self = -call_release(m, callees, self == INT64_MIN ? INT64_MAX : -self);
+    else if ((r->flags & MP_REC_HAS_OWN) && call->own <= callees->own)
+        self = own.rss = 0;
+    c->rss_self = add_sat(c->rss_self, self);
+    grower_append(call, &own);
+    for (unsigned i = 0; i < callees->grower_count; i++)
+        grower_append(call, &callees->grower[i]);
+}
+
 static void call_count(struct model_code *c, const struct mp_record *r, const struct pending *call,
                        const struct pending *callees)
 {
@@ -129,7 +197,6 @@ static void call_count(struct model_code *c, const struct mp_record *r, const st
     c->time_ns = addu_sat(c->time_ns, call->ns);
     c->self_ns = addu_sat(c->self_ns, subu_sat(call->ns, callees->ns));
     c->rss_incl = add_sat(c->rss_incl, call->rss);
-    c->rss_self = add_sat(c->rss_self, sub_sat(call->rss, callees->rss));
     c->own_incl = addu_sat(c->own_incl, call->own);
     c->own_self = addu_sat(c->own_self, subu_sat(call->own, callees->own));
     c->raised += (r->flags & MP_REC_RAISED) != 0;
@@ -162,6 +229,9 @@ int model_call(struct model *m, struct thread_slot *t, struct code_slot *c, cons
     call_measure(m, r, &callees, &call);
     call_nest(&c->pub, &call, &callees);
     call_count(&c->pub, r, &call, &callees);
+    call_self(m, &c->pub, r, &call, &callees);
     call_overlap(m, t->pub.id, &call);
+    if (r->flags & MP_REC_HAS_USS)
+        t->probed_ns = r->time_ns;
     return pending_push(t, &call);
 }

@@ -10,6 +10,7 @@
 #define uthash_nonfatal_oom(elt) (oom = true)
 #include <uthash.h>
 
+#define GROWERS_MAX 16 /* growths remembered in one unclaimed call, for what releases them */
 #define NESTED_MAX 4 /* functions told apart in one unclaimed call, for recursion */
 
 /* Inclusive figures of the topmost calls of one function within a call. */
@@ -19,14 +20,21 @@ struct nested {
     uint64_t own, ns;
 };
 
+/* A function's own growth within a call: what a caller may release again. */
+struct grower {
+    uint32_t code;
+    int64_t rss; /* bytes, above 0 */
+};
+
 /* A finished call that no caller has claimed; [0] of nested is itself. Two put
  * together span from the first's start to the second's end. */
 struct pending {
     uint64_t start, end;
     int64_t rss;
     uint64_t own, ns;
-    uint16_t depth, nested_count;
+    uint16_t depth, nested_count, grower_count;
     struct nested nested[NESTED_MAX];
+    struct grower grower[GROWERS_MAX]; /* newest first; the oldest make room */
 };
 
 /* The line that runs now at one depth of one thread. */
@@ -43,6 +51,7 @@ struct thread_slot {
     char *name;              /* owned; NULL when not announced */
     struct pending *pending; /* a stack, newest last; grows to MODEL_PENDING_MAX */
     unsigned pending_count, pending_room;
+    uint64_t probed_ns; /* time of the newest record that read smaps_rollup */
     struct line_level *levels; /* MP_DEPTH_MAX + 1 of them; NULL before the first line record */
     uint64_t own_count;        /* bytes seen through line records, and at returns */
     uint64_t own_carry;        /* of own_count: will be in the next line record again */

@@ -80,6 +80,28 @@ START_TEST(test_lost_caller)
 }
 END_TEST
 
+/* A duration leaves out what reading smaps_rollup took in the callees, so that a
+ * caller seems to begin after the first of them. They are its callees all the same. */
+START_TEST(test_probe_in_callee)
+{
+    struct mp_record probed = gen_call(3, 1, 2, 100, 10, 5, 5, 115);
+    struct model *m;
+    struct gen g;
+
+    probed.flags |= MP_REC_HAS_USS;
+    gen_open(&g);
+    gen_call1(&g, gen_call(2, 1, 2, 80, 10, 5, 5, 105));
+    gen_call1(&g, gen_call(2, 1, 2, 92, 5, 5, 5, 110));
+    gen_call1(&g, probed);
+    gen_call1(&g, gen_call(1, 1, 1, 105, 700, 16, 16, 116)); /* began at 75: 30 us of it were the probe's */
+    gen_call1(&g, gen_call(2, 1, 2, 910, 10, 5, 5, 105));
+    gen_call1(&g, gen_call(1, 1, 1, 930, 20, 3, 3, 116)); /* no probe, no doubt */
+    m = play(&g);
+    expect(m, 1, 2, 19, 4, 19, 4);
+    model_free(m);
+}
+END_TEST
+
 /* f f f: inclusive counts the outermost; f g f likewise. */
 START_TEST(test_recursion)
 {
@@ -100,6 +122,48 @@ START_TEST(test_recursion)
     expect(m, 4, 2, 9, 7, 9, 7);
     expect(m, 5, 1, 5, 2, 5, 2);
     ck_assert_uint_eq(model_code(m, 4)->time_ns, 50000);
+    model_free(m);
+}
+END_TEST
+
+/* What a caller releases is taken off what its callees took in that call: the
+ * last first, as far as it goes, and never off an earlier call. */
+START_TEST(test_release)
+{
+    struct model *m;
+    struct gen g;
+
+    gen_open(&g);
+    gen_call1(&g, gen_call(4, 1, 1, 10, 20, 50, 50, 150)); /* an earlier call's growth is safe */
+    gen_call1(&g, gen_call(2, 1, 2, 110, 10, 8, 8, 158));
+    gen_call1(&g, gen_call(3, 1, 3, 131, 5, 20, 20, 178));
+    gen_call1(&g, gen_call(2, 1, 2, 130, 10, 21, 21, 179));
+    gen_call1(&g, gen_call(1, 1, 1, 100, 100, 4, 29, 154)); /* released 25: 1 and 20 of the last, 4 of the first */
+    gen_call1(&g, gen_call(1, 1, 1, 300, 100, -7, 0, 147)); /* no callees: its own */
+    m = play(&g);
+    expect(m, 3, 1, 20, 0, 20, 20);
+    expect(m, 2, 2, 29, 4, 29, 9);
+    expect(m, 1, 2, -3, -7, 29, 0);
+    expect(m, 4, 1, 50, 50, 50, 50);
+    model_free(m);
+}
+END_TEST
+
+/* Growth during a call that took no page fault is another thread's. */
+START_TEST(test_foreign_growth)
+{
+    struct model_totals t;
+    struct model *m;
+    struct gen g;
+
+    gen_open(&g);
+    gen_call1(&g, gen_call(2, 1, 1, 100, 100, 10, 10, 110));
+    gen_call1(&g, gen_call(1, 2, 1, 90, 200, 10, 0, 110)); /* waited meanwhile */
+    m = play(&g);
+    expect(m, 1, 1, 10, 0, 0, 0);
+    expect(m, 2, 1, 10, 10, 10, 10);
+    model_totals(m, &t);
+    ck_assert_int_eq(t.rss_unattributed, 0);
     model_free(m);
 }
 END_TEST
@@ -138,13 +202,13 @@ START_TEST(test_overlap)
 
     gen_open(&g);
     gen_call1(&g, gen_call(1, 1, 1, 100, 100, 10, 10, 110));
-    gen_call1(&g, gen_call(2, 2, 1, 101, 100, 10, 0, 110));
+    gen_call1(&g, gen_call(2, 2, 1, 101, 100, 10, 1, 110));
     m = play(&g);
     model_totals(m, &t);
     ck_assert(t.overlap);
     ck_assert_int_eq(t.rss_attributed, PAGES(20));
     ck_assert_int_eq(t.rss_unattributed, PAGES(-10));
-    ck_assert_uint_eq(t.own_attributed, 10 * GEN_PAGE);
+    ck_assert_uint_eq(t.own_attributed, 11 * GEN_PAGE);
     model_free(m);
 }
 END_TEST
@@ -414,8 +478,11 @@ int main(void)
 
     tcase_add_test(tc, test_nesting);
     tcase_add_test(tc, test_lost_caller);
+    tcase_add_test(tc, test_probe_in_callee);
     tcase_add_test(tc, test_recursion);
     tcase_add_loop_test(tc, test_threads, 0, 2);
+    tcase_add_test(tc, test_release);
+    tcase_add_test(tc, test_foreign_growth);
     tcase_add_test(tc, test_overlap);
     tcase_add_test(tc, test_many_callees);
     tcase_add_test(tc, test_unmeasured);
