@@ -22,7 +22,7 @@ def menu(context, **options):
     return harness.Target(context.python, "menu", **options)
 
 
-def session(context, target, *options, act="burst", duration="600ms"):
+def session(context, target, *options, act="burst", duration="400ms", schema=True):
     """A short session in which the target does what `act` says. (result, stream)"""
     path = context.file("session.ndjson")
     with harness.Launcher(context.binary, "inject", "-p", target.pid, "-d", duration, "--json", "-o", path,
@@ -31,7 +31,7 @@ def session(context, target, *options, act="burst", duration="600ms"):
         for command in act.split(","):
             check("unknown" not in target.ask(command), "the target does not know '%s'", command)
         result = launcher.result()
-    return result, harness.stream_of(path)
+    return result, harness.stream_of(path, schema)
 
 
 def refused(context, pid, exit_code, code, **options):
@@ -229,7 +229,7 @@ FILTERS = (
 def filters(context):
     with menu(context) as target:
         for options, wanted, unwanted in FILTERS:
-            result, stream = session(context, target, *options)
+            result, stream = session(context, target, *options, schema=False)
             result.expect(0)
             got = {harness.bare(row["function"]) for row in stream.of("call")}
             check(wanted <= got, "%s: %s are missing, there are %s", options, sorted(wanted - got), sorted(got))
@@ -258,7 +258,7 @@ def depths(context):
 
 def fail_on(context):
     with menu(context) as target:
-        result, _ = session(context, target, "--fail-on", "rss>512K")
+        result, _ = session(context, target, "--fail-on", "rss>512K", duration="600ms")
         result.expect(15)
         result, _ = session(context, target, "--fail-on", "rss>1G", "--fail-on", "self>1G")
         result.expect(0)

@@ -85,7 +85,7 @@ def run_test(test, binary, tally, pauses):
         test.function(Context(test.interpreter, binary, folder, pauses))
     except harness.Skip as reason:
         tally.add(test.name, "skipped", 0, str(reason))
-    except harness.Failure as failure:
+    except AssertionError as failure:
         tally.add(test.name, "failed", time.monotonic() - start, str(failure))
     except Exception:  # a defect of the test itself is a failure too
         tally.add(test.name, "failed", time.monotonic() - start, traceback.format_exc())

@@ -16,7 +16,7 @@ class Row:
     slack   pages per call that `own` may be above the truth (copy on write after fork)
     still   nothing but leak_pages grows: no other function may be blamed"""
 
-    def __init__(self, state, duration="700ms", options=(), lone=True, slack=1, still=True):
+    def __init__(self, state, duration="500ms", options=(), lone=True, slack=1, still=True):
         self.state, self.duration, self.options = state, duration, options
         self.lone, self.slack, self.still = lone, slack, still
 

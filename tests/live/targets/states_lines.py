@@ -36,8 +36,14 @@ def fails():
     raise ValueError("on purpose")
 
 
+def make_things():
+    """From 3.12 a comprehension is no frame, and whether each of its rounds is a visit
+    of its line depends on whom one asks: kept away from the lines that are counted."""
+    return [Thing(1 << k) for k in range(4)]
+
+
 def workload():
-    things = [Thing(1 << k) for k in range(4)]
+    things = make_things()
     total = 0
     for thing in things:
         total += thing.size()
