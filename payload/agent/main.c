@@ -14,7 +14,7 @@
 #define IDLE_AFTER 25     /* empty rounds until then */
 #define STATS_NS 1000000000ull
 #define NAMES_NS 1000000000ull
-#define INFLIGHT_WAIT_MS 300
+#define INFLIGHT_WAIT_MS 600
 #define SEND_WAIT_MS 700  /* for a launcher that reads slowly */
 
 static uint32_t bye_reason;

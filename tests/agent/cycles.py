@@ -121,8 +121,9 @@ def cycle(path, ms, options, ret_wanted=0):
     assert ret.value & 0xffffffff == ret_wanted, ret.value
     agent.close()
     ours.close()
-    if not forbid(lo, hi):  # another thread may have mapped something there meanwhile
+    if not forbid(lo, hi):  # another thread has mapped something there meanwhile
         assert not [line for line in open("/proc/self/maps") if path in line], "the agent is still mapped"
+        lo = hi = None
     host.libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     assert light.nrecords == s.bye.records, (light.nrecords, s.bye)
     return s, (lo, hi)
@@ -142,9 +143,10 @@ def main():
             s, where = cycle(path, ms, options)
             records += s.bye.records
             residue += s.bye.residue != 0
-            forbidden.append(where)
+            if where[0]:
+                forbidden.append(where)
             if len(forbidden) > 20:
-                host.libc.munmap(*[forbidden[0][0], forbidden[0][1] - forbidden[0][0]])
+                host.libc.munmap(forbidden[0][0], forbidden[0][1] - forbidden[0][0])
                 forbidden.pop(0)
         time.sleep(0.3)
     finally:
