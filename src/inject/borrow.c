@@ -142,26 +142,35 @@ static int borrow_await(struct borrow *b, struct tracee_stop *ret_stop)
     }
 }
 
-/* r_state, the two bytes before rip and the stack in one call. What can't be read
- * is taken for harmless: the stack may end, r_debug may not be there. */
-static void borrow_view(struct borrow *b, struct safepoint_view *v, uint64_t stack[SAFEPOINT_STACK_WORDS])
+static bool borrow_is_syscall(const unsigned char insn[2])
+{
+    return insn[0] == 0x0f && insn[1] == 0x05;
+}
+
+/* The `syscall` of the plan, r_state, the two bytes before rip and the stack in one
+ * call. What can't be read is taken for harmless: the stack may end. false when the
+ * plan's `syscall` is not there: the program is another one by now. */
+static bool borrow_view(struct borrow *b, struct safepoint_view *v, uint64_t stack[SAFEPOINT_STACK_WORDS])
 {
     int r_state = 0;
-    unsigned char insn[2] = {0, 0};
-    struct iovec local[3] = {{insn, sizeof insn}, {&r_state, sizeof r_state},
+    unsigned char ours[2] = {0, 0}, insn[2] = {0, 0};
+    struct iovec local[4] = {{ours, sizeof ours}, {&r_state, sizeof r_state}, {insn, sizeof insn},
                              {stack, SAFEPOINT_STACK_WORDS * sizeof *stack}};
-    struct iovec remote[3] = {{(void *)(b->regs.rip - 2), sizeof insn},
+    struct iovec remote[4] = {{(void *)b->plan->syscall_insn, sizeof ours},
                               {(void *)(b->plan->r_state ? b->plan->r_state : b->regs.rsp), sizeof r_state},
+                              {(void *)(b->regs.rip - 2), sizeof insn},
                               {(void *)b->regs.rsp, SAFEPOINT_STACK_WORDS * sizeof *stack}};
-    ssize_t n = process_vm_readv(b->t.tid, local, 3, remote, 3, 0);
+    size_t head = sizeof ours + sizeof r_state + sizeof insn;
+    ssize_t n = process_vm_readv(b->t.tid, local, 4, remote, 4, 0);
     *v = (struct safepoint_view){
         .regs = b->regs,
-        .after_syscall = insn[0] == 0x0f && insn[1] == 0x05,
+        .after_syscall = borrow_is_syscall(insn),
         .r_state = b->plan->r_state ? r_state : 0,
         .threads = b->threads,
         .stack = stack,
-        .stack_words = n > 6 ? ((size_t)n - 6) / sizeof *stack : 0,
+        .stack_words = n > (ssize_t)head ? ((size_t)n - head) / sizeof *stack : 0,
     };
+    return borrow_is_syscall(ours);
 }
 
 /* Judges the stopped thread. A word on the stack that no call precedes is not a
@@ -170,7 +179,8 @@ static struct safepoint_answer borrow_judge(struct borrow *b)
 {
     uint64_t stack[SAFEPOINT_STACK_WORDS];
     struct safepoint_view v;
-    borrow_view(b, &v, stack);
+    b->execed = !borrow_view(b, &v, stack);
+    b->caller_retries = safepoint_caller_retries(b->plan, &v);
     for (;;) {
         struct safepoint_answer a = safepoint_judge(b->plan, &v);
         unsigned char before[7];
@@ -197,14 +207,24 @@ static void borrow_account(struct borrow *b)
     b->pause_ns_sum += b->pause_ns;
 }
 
-/* A process that is being killed has live threads for a moment still. */
+/* An exec leaves other code, or none, where the plan's `syscall` was. */
+static bool borrow_same_program(const struct inject_plan *p, pid_t live)
+{
+    unsigned char insn[2];
+    return live > 0 && mem_read(live, p->syscall_insn, insn, sizeof insn) == 0 && borrow_is_syscall(insn);
+}
+
 int borrow_gone(const struct inject_plan *p, struct mp_failure *f)
 {
-    struct proc_stat st;
     int pid = (int)p->facts.pid;
-    for (int i = 0; i < 100 && proc_live_task(pid) > 0; i++)
-        borrow_sleep();
-    if (proc_live_task(pid) > 0 && proc_stat_read(&st, pid, 0) == 0 && st.starttime == p->facts.starttime)
+    pid_t live = proc_live_task(pid);
+    for (int i = 0; i < 100 && borrow_same_program(p, live); i++) {
+        borrow_sleep(); /* a process that is being killed has live threads for a moment still */
+        live = proc_live_task(pid);
+    }
+    if (borrow_same_program(p, live))
+        return mp_fail(f, MP_E_INJECT, 0, "a thread of process %d ended in the middle of the injection", pid);
+    if (live > 0)
         return mp_fail(f, MP_E_TARGET_EXECED, 0, "process %d replaced its program in the middle of the injection", pid);
     return mp_fail(f, MP_E_TARGET_EXITED, 0, "process %d exited in the middle of the injection", pid);
 }
@@ -249,11 +269,19 @@ static int borrow_try(struct borrow *b, pid_t tid, struct mp_failure *f)
     }
     if (tracee_get_regs(&b->t, &b->regs) == 0) {
         b->last = borrow_judge(b);
+        if (b->execed) {
+            tracee_detach(&b->t, 0);
+            return borrow_gone(b->plan, f);
+        }
         if (b->last.verdict == SAFEPOINT_OK && remote_prepare(&b->remote, &b->t, &b->regs, b->plan->syscall_insn,
-                                                              b->plan->restore_rt) == 0)
+                                                              b->plan->restore_rt) == 0) {
+            b->remote.caller_retries = b->caller_retries;
             return 1;
+        }
+        remote_decline(&b->t, &b->regs, b->caller_retries);
+    } else {
+        tracee_detach(&b->t, 0);
     }
-    tracee_detach(&b->t, 0);
     borrow_account(b);
     return 0;
 }

@@ -31,6 +31,7 @@ struct borrow {
     uint64_t pause_ns_sum;
     struct safepoint_answer last; /* what stood in the way */
     pid_t last_tid;
+    bool execed;         /* the program is not the one of the plan */
     struct tracee stuck[BORROW_STUCK_MAX]; /* asked to stop, and have not yet */
     unsigned stuck_count;
 };
@@ -53,8 +54,9 @@ int borrow_return(struct borrow *b);
 
 void borrow_release(struct borrow *b);
 
-/* What became of a target that went away in our hands: MP_E_TARGET_EXECED when
- * the process is still there, MP_E_TARGET_EXITED otherwise. Fills *f. */
+/* What became of a target of which a thread went away in our hands:
+ * MP_E_TARGET_EXECED, MP_E_TARGET_EXITED, or MP_E_INJECT when it was only that
+ * thread. Fills *f. */
 int borrow_gone(const struct inject_plan *p, struct mp_failure *f);
 
 #endif

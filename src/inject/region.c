@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "inject/borrow.h"
 #include "target/mem.h"
 #include "target/proc.h"
 
@@ -59,7 +60,7 @@ static int region_tls(struct region *r, const struct inject_plan *p, pid_t live,
         uint64_t off = r->tcb_off - m->tp_offset - r->low_off;
         int e = m->filesz ? mem_read(live, m->image, r->low + off, m->filesz) : 0;
         if (e < 0)
-            return mp_fail(f, MP_E_INJECT, -e, "can't read a TLS image of the target");
+            return borrow_gone(p, f); /* the plan has seen it there */
     }
     return 0;
 }

@@ -23,6 +23,7 @@
 #include "inject/raw.h"
 #include "inject/region.h"
 #include "target/proc.h"
+#include "target/seccomp.h"
 #include "target/undo.h"
 
 #define RUN_CALL_NS 1000000000ull /* for one remote call */
@@ -122,6 +123,48 @@ static int run_clone(struct run *r)
     return ret < 0 ? ret : value < 0 ? (int)value : -EPROTO;
 }
 
+/* --- seccomp ------------------------------------------------------------------------ *
+ * The filter is suspended on threads that we trace; worker and agent run under it.
+ * A filter may kill, so what they need is looked up in it. An errno is enough where
+ * there is another way (clone3, rseq) or little is lost. */
+
+static const struct seccomp_call run_calls[] = {
+    {SYS_read, "read", false},           {SYS_close, "close", false},
+    {SYS_poll, "poll", false},           {SYS_futex, "futex", false},
+    {SYS_mmap, "mmap", false},           {SYS_munmap, "munmap", false},
+    {SYS_mprotect, "mprotect", false},   {SYS_openat, "openat", false},
+    {SYS_clone, "clone", false},         {SYS_exit, "exit", false},
+    {SYS_gettid, "gettid", false},       {SYS_getpid, "getpid", false},
+    {SYS_tgkill, "tgkill", false},       {SYS_rt_sigprocmask, "rt_sigprocmask", false},
+    {SYS_pread64, "pread64", false},     {SYS_clock_gettime, "clock_gettime", false},
+    {SYS_sendto, "sendto", false},       {SYS_recvfrom, "recvfrom", false},
+    {SYS_shutdown, "shutdown", true},    {SYS_mincore, "mincore", true},
+    {SYS_clone3, "clone3", true},        {SYS_rseq, "rseq", true},
+    {SYS_set_robust_list, "set_robust_list", true}, {SYS_madvise, "madvise", true},
+    {SYS_getrusage, "getrusage", true},  {SYS_newfstatat, "newfstatat", true},
+    {SYS_fstat, "fstat", true},          {SYS_prctl, "prctl", true},
+    {SYS_sendmsg, "sendmsg", true},      {SYS_ppoll, "ppoll", true},
+    {SYS_brk, "brk", true},              {SYS_rt_sigreturn, "rt_sigreturn", false},
+    {SYS_write, "write", false},         {SYS_fcntl, "fcntl", false},
+    {SYS_eventfd2, "eventfd2", false},   {SYS_prlimit64, "prlimit64", true},
+    {SYS_process_vm_readv, "process_vm_readv", true},
+};
+
+static int run_check_seccomp(struct run *r)
+{
+    const char *name = NULL;
+    if (!r->plan->suspend_seccomp)
+        return 0;
+    int ret = seccomp_check(&r->borrow.t, run_calls, sizeof run_calls / sizeof *run_calls, &name);
+    if (ret == 0)
+        return 0;
+    borrow_return(&r->borrow);
+    if (ret == 1)
+        return mp_fail(r->f, MP_E_SECCOMP, 0, "the seccomp filter of process %d does not allow %s, which the agent needs",
+                       (int)r->plan->facts.pid, name);
+    return mp_fail(r->f, MP_E_SECCOMP, -ret, "process %d has a seccomp filter that can't be read", (int)r->plan->facts.pid);
+}
+
 /* --- the pause ---------------------------------------------------------------------- */
 
 static int run_undo(struct run *r, int err, const char *step)
@@ -207,6 +250,8 @@ static int run_all(struct run *r)
     int ret = region_prepare(&r->region, r->plan, r->f);
     if (ret == 0)
         ret = borrow_thread(&r->borrow, r->deadline_ms, r->f);
+    if (ret == 0)
+        ret = run_check_seccomp(r);
     if (ret == 0)
         ret = run_in_thread(r);
     if (ret == 0) {
