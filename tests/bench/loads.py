@@ -100,29 +100,29 @@ class Django(Load):
 
 class Examples(Load):
     """One unit is one pass over functions with the same kinds of allocation as the
-    original's benchmark, each a tenth of its size."""
+    original's benchmark, each at about 1/30 of its size."""
 
     def prepare(self, driver):
         import numpy
 
         def small_list():
-            return [1] * (10 ** 4)
+            return [1] * (3000)
 
         def large_lists():
-            x = [1] * (10 ** 4)
-            y = [1] * (10 ** 5)
-            z = [1] * (10 ** 6)
+            x = [1] * 3000
+            y = [1] * 30000
+            z = [1] * 300000
             return x, y, z
 
         def uuids():
             result = []
-            for _ in range(3 * 10 ** 3):
+            for _ in range(1000):
                 value = str(uuid.uuid4())
                 result.append(value)
             return result
 
         def arrays():
-            for _ in range(20):
+            for _ in range(7):
                 a = numpy.random.rand(10 ** 4)
                 b = numpy.random.rand(10 ** 4)
                 c = a * b
@@ -130,20 +130,20 @@ class Examples(Load):
                 numpy.mean(c)
 
         def one_large_array():
-            data = numpy.random.rand(10 ** 5, 4)
+            data = numpy.random.rand(30000, 4)
             return data.mean(axis=0)
 
         def levels():
             def level_1():
-                data = [x for x in range(10 ** 5)]
+                data = [x for x in range(30000)]
                 return level_2(data)
 
             def level_2(data):
-                data.extend([x * 2 for x in range(10 ** 4)])
-                return level_3(data[:10 ** 3])
+                data.extend([x * 2 for x in range(3000)])
+                return level_3(data[:300])
 
             def level_3(data):
-                more = {i: i ** 2 for i in range(10 ** 3)}
+                more = {i: i ** 2 for i in range(300)}
                 return data, more
             return level_1()
 
@@ -163,7 +163,7 @@ class Calls(Load):
     calls = 101
 
     def prepare(self, driver):
-        driver.batch = 0.002
+        driver.batch = 0.001
 
         def tiny():
             pass

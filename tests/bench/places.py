@@ -1,0 +1,108 @@
+"""What is here: interpreters, virtual environments with the peers, the machine."""
+import glob
+import os
+import platform
+import re
+import shutil
+import subprocess
+
+import measure
+
+NEEDED = ("Django", "numpy", "gunicorn")
+PEERS = ("mempulse==0.6.4", "psutil", "memory_profiler", "memray", "scalene", "py-spy", "pyinstrument")
+
+
+def interpreters(wanted=None):
+    """{"3.8": path, ..., "3.11-system": path}: those of CPython 3.8 to 3.13 that are here."""
+    candidates = sorted(glob.glob(os.path.expanduser("~/.pyenv/versions/3.*/bin/python3")))
+    candidates += filter(None, (shutil.which("python3.%d" % n) for n in range(8, 14)))
+    candidates += ["/usr/bin/python3"]
+    found = {}
+    for path in candidates:
+        version = version_of(path)
+        if not version or not (3, 8) <= version[:2] <= (3, 13):
+            continue
+        name = "%d.%d" % version[:2]
+        if path.startswith("/usr/bin/"):
+            name += "-system" if name in found else ""
+        found.setdefault(name, path)
+    found = {name: path for name, path in found.items() if not wanted or name in wanted}
+    return dict(sorted(found.items(), key=lambda item: [int(n) for n in re.findall(r"\d+", item[0])]))
+
+
+def version_of(path):
+    try:
+        text = subprocess.run([path, "-c", "import sys; print(sys.implementation.name, *sys.version_info[:3])"],
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout.split()
+    except OSError:
+        return None
+    return tuple(map(int, text[1:])) if text[:1] == ["cpython"] else None
+
+
+def venv(folder, name, python, peers=False):
+    """The interpreter of a virtual environment with what the loads need; what can't be
+    installed is missed by the load that wants it, by name."""
+    version = "%d.%d.%d" % version_of(python) + ("-system" if name.endswith("-system") else "")
+    place = os.path.join(folder, "venv-" + version)
+    program = os.path.join(place, "bin", "python")
+    if not os.path.exists(program) and subprocess.run([python, "-m", "venv", place]).returncode:
+        return python
+    wanted = NEEDED + (PEERS if peers else ())
+    marker = os.path.join(place, "installed")
+    have = open(marker).read().split() if os.path.exists(marker) else []
+    for package in wanted:
+        if package in have:
+            continue
+        subprocess.run([program, "-m", "pip", "install", "-q", "--disable-pip-version-check", package])
+        with open(marker, "a") as f:
+            f.write(package + "\n")
+    return program
+
+
+def beside(python, program, must=True):
+    path = os.path.join(os.path.dirname(python), program)
+    if os.path.exists(path):
+        return path
+    if must:
+        raise measure.Skip("%s is not installed" % program)
+    return None
+
+
+def scalene_prefix(python, folder):
+    """How this scalene is told to run a script and keep quiet."""
+    beside(python, "scalene")
+    text = subprocess.run([python, "-m", "scalene", "run", "--help"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True).stdout
+    out = os.path.join(folder, "scalene.json")
+    if "--outfile" in text or "-o" in text:
+        return ["-m", "scalene", "run", "-o", out]
+    return ["-m", "scalene", "--cli", "--outfile", out]
+
+
+def packages(python, names):
+    text = subprocess.run([python, "-m", "pip", "list", "--disable-pip-version-check", "--format", "freeze"],
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    have = dict(line.lower().split("==") for line in text.split() if "==" in line)
+    wanted = [name.split("==")[0].lower() for name in names]
+    return ["%s %s" % (name, have[key]) for name in wanted
+            for key in (name.replace("_", "-"), name) if key in have][:len(wanted)]
+
+
+def free_gib():
+    with open("/proc/meminfo") as f:
+        return int(re.search(r"MemAvailable: +(\d+)", f.read()).group(1)) / (1 << 20)
+
+
+def machine():
+    with open("/proc/cpuinfo") as f:
+        model = re.search(r"model name\s*: (.*)", f.read())
+    with open("/proc/meminfo") as f:
+        total = int(re.search(r"MemTotal: +(\d+)", f.read()).group(1)) / (1 << 20)
+    return {"cpu": model.group(1) if model else platform.machine(), "cores": os.cpu_count(),
+            "memory_gib": round(total), "kernel": platform.release().split("-")[0], "libc": " ".join(platform.libc_ver())}
+
+
+def commit():
+    done = subprocess.run(["git", "log", "-1", "--format=%h %cd", "--date=short", "--", "payload", "src", "include"],
+                          cwd=os.path.join(measure.HERE, "..", ".."), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return done.stdout.strip()
