@@ -4,6 +4,7 @@
 #   make demo     build, then watch a growing service (installs what is missing)
 #   make test     build and run every test          (installs what is missing)
 #   make asan     launcher and unit tests under address and undefined sanitizers
+#   make bench    cost, measured against the goals and other tools
 #   make install  PREFIX=/usr/local DESTDIR=
 #   make clean
 #
@@ -113,6 +114,13 @@ asan:
 demo: all
 	BUILD=$(BUILD) tests/demo/run
 
+# Cost, against the goals and other tools: an hour, and a five minutes' look.
+bench: all
+	BUILD=$(BUILD) tests/bench/run.py
+
+bench-quick: all
+	BUILD=$(BUILD) tests/bench/run.py --quick
+
 install: all
 	install -D -m 755 $(BUILD)/mempulse $(DESTDIR)$(PREFIX)/bin/mempulse
 	install -D -m 644 docs/mempulse.1 $(DESTDIR)$(PREFIX)/share/man/man1/mempulse.1
@@ -129,7 +137,7 @@ clean:
 deps:
 	@CC="$(CC)" tests/deps
 
-.PHONY: all unit test asan demo install uninstall clean deps
+.PHONY: all unit test asan demo bench bench-quick install uninstall clean deps
 .SECONDARY:
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
