@@ -90,7 +90,7 @@ def ours(pid):
     target of ours has: a kernel without CONFIG_ANON_VMA_NAME shows no names."""
     try:
         maps = [Mapping(line) for line in read(pid, "maps").splitlines()]
-        found = [m.line for m in maps if OURS in m.line or "x" in m.perms and not m.name]
+        found = [m.line for m in maps if OURS in m.line or m.perms == "r-xp" and not m.name]
         return found + ["fd %d %s" % item for item in links(pid).items() if OURS in item[1]]
     except OSError:
         return []
