@@ -166,6 +166,7 @@ static void live_fill_meta(struct live *l, const struct mp_options *agent)
         .options = *agent,
         .selftest = l->s.selftest,
         .slots = l->s.slots,
+        .start_mono_ns = l->s.hooked_ns,
         .realtime_offset_ns = (int64_t)(clock_real_ns() - clock_mono_ns()),
     };
 }

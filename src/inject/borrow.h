@@ -31,6 +31,7 @@ struct borrow {
     uint64_t pause_ns_sum;
     struct safepoint_answer last; /* what stood in the way */
     pid_t last_tid;
+    bool caller_retries; /* as safepoint_caller_retries says of the thread */
     bool execed;         /* the program is not the one of the plan */
     struct tracee stuck[BORROW_STUCK_MAX]; /* asked to stop, and have not yet */
     unsigned stuck_count;

@@ -8,6 +8,7 @@
 
 #define PLAN_UNSAFE_MAX 32
 #define PLAN_TLS_MAX 128
+#define PLAN_RETRIES_MAX 8
 
 /* Text in which a thread must not be borrowed (libc, ld.so, libpthread,
  * allocators, vdso): the safe-point rule of docs/ARCHITECTURE.md. */
@@ -33,6 +34,10 @@ struct inject_plan {
     raddr_t r_state;      /* address of r_debug.r_state; 0 when there is none */
     struct plan_range unsafe[PLAN_UNSAFE_MAX];
     unsigned unsafe_count;
+    /* Code of CPython's, where a wait with a timeout is tried again after EINTR with
+     * what remains of it (PEP 475). */
+    struct plan_range retries[PLAN_RETRIES_MAX];
+    unsigned retries_count;
     struct plan_tls tls[PLAN_TLS_MAX];
     unsigned tls_count;
     uint64_t tls_size;    /* bytes of static TLS below the TCB that must exist */

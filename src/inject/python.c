@@ -294,3 +294,28 @@ enum mp_py_sym python_resolve(struct view *v, const struct python_id *id, uint64
     }
     return missing;
 }
+
+/* --- where it waits --------------------------------------------------------- */
+
+static unsigned add_text(struct view *v, struct view_module *m, const char *what, struct plan_range *ret, unsigned n,
+                         unsigned max)
+{
+    struct elf_segment s;
+    unsigned i;
+    if (!view_elf(v, m))
+        return n;
+    for (i = 0; n < max && elf_segment(m->elf, i, &s) == 0; i++)
+        if (s.flags & PF_X)
+            ret[n++] = (struct plan_range){s.lo, s.hi, what, false};
+    return n;
+}
+
+unsigned python_wait_ranges(struct view *v, const struct python_id *id, struct plan_range *ret, unsigned max)
+{
+    unsigned n = add_text(v, id->module, "CPython", ret, 0, max);
+    size_t i;
+    for (i = 0; i < v->count; i++)
+        if (!strncmp(v->module[i].base, "select.cpython-", 15))
+            n = add_text(v, &v->module[i], "CPython's select", ret, n, max);
+    return n;
+}

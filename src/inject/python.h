@@ -38,4 +38,8 @@ const char *python_sym_name(enum mp_py_sym sym);
  * one that this version must have and lacks, or MP_PY_SYM_COUNT. */
 enum mp_py_sym python_resolve(struct view *v, const struct python_id *id, uint64_t addr[MP_PY_SYM_COUNT]);
 
+/* The code in which CPython waits with a timeout: its own, and the select module's.
+ * Fills at most max ranges; returns how many. */
+unsigned python_wait_ranges(struct view *v, const struct python_id *id, struct plan_range *ret, unsigned max);
+
 #endif

@@ -138,6 +138,21 @@ struct safepoint_answer safepoint_judge(const struct inject_plan *p, const struc
     return a;
 }
 
+/* libc's wrapper keeps a few words between the `syscall` and its return address. */
+#define SAFEPOINT_CALLER_WORDS 8
+
+bool safepoint_caller_retries(const struct inject_plan *p, const struct safepoint_view *v)
+{
+    long nr = (long)v->regs.orig_rax;
+    if ((nr != SYS_epoll_wait && nr != SYS_epoll_pwait) || (int)v->regs.r10 < 0)
+        return false;
+    for (size_t i = 0; i < v->stack_words && i < SAFEPOINT_CALLER_WORDS; i++)
+        for (unsigned k = 0; k < p->retries_count; k++)
+            if (v->stack[i] >= p->retries[k].lo && v->stack[i] < p->retries[k].hi)
+                return true;
+    return false;
+}
+
 bool safepoint_is_return(const unsigned char b[7])
 {
     if (b[2] == 0xe8)

@@ -52,6 +52,11 @@ struct safepoint_answer {
  * the stack beyond it. */
 struct safepoint_answer safepoint_judge(const struct inject_plan *p, const struct safepoint_view *v);
 
+/* Whether the thread waits in epoll with a timeout that its caller, CPython, would
+ * take up again after EINTR with what remains of it: then EINTR is exact and unseen,
+ * where a restart would begin the timeout anew. */
+bool safepoint_caller_retries(const struct inject_plan *p, const struct safepoint_view *v);
+
 /* Whether the code that ends where addr begins may be a call: bytes are the 7
  * before addr. E8 rel32, or FF /2 in any length. */
 bool safepoint_is_return(const unsigned char bytes[7]);

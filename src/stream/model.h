@@ -14,7 +14,8 @@
  * Two corrections make rss_self say who keeps memory. (1) What a call releases is
  * taken off its callees' growth in that very call, last taken first, before it is
  * taken off the call: the locals of g are freed after g's return was seen, and
- * would make g grow and f shrink for ever. (2) Growth during a call whose thread
+ * would make g grow and f shrink for ever. Where one thread is traced, what goes
+ * between two outermost calls is likewise taken off the first of them. (2) Growth during a call whose thread
  * took no page fault is another thread's; it counts for nobody here. Time and OWN
  * need neither. The inclusive figures are as measured.
  *

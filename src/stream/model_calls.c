@@ -44,6 +44,8 @@ static void pending_join(struct pending *a, const struct pending *b)
     for (unsigned i = 0; i < older.grower_count; i++)
         grower_append(a, &older.grower[i]);
     a->end = b->end;
+    a->has_rss = b->has_rss;
+    a->rss_end = b->rss_end;
     a->rss = add_sat(a->rss, b->rss);
     a->own = addu_sat(a->own, b->own);
     a->ns = addu_sat(a->ns, b->ns);
@@ -121,7 +123,9 @@ static void call_measure(const struct model *m, const struct mp_record *r, const
     ret->ns = r->dur_ns;
     ret->rss = callees->rss;
     ret->own = callees->own;
-    if (r->flags & MP_REC_HAS_RSS)
+    ret->has_rss = (r->flags & MP_REC_HAS_RSS) != 0;
+    ret->rss_end = (int64_t)r->rss_pages * (int64_t)m->page_size;
+    if (ret->has_rss)
         ret->rss = (int64_t)r->rss_delta_pages * (int64_t)m->page_size;
     if (r->flags & MP_REC_HAS_OWN)
         ret->own = r->own_pages * m->page_size;
@@ -187,6 +191,25 @@ static void call_self(struct model *m, struct model_code *c, const struct mp_rec
         grower_append(call, &callees->grower[i]);
 }
 
+/* Outermost calls have no traced caller that could be seen to release: what went
+ * between the last one's return and this one's entry was released by whoever
+ * called both, like the last one's locals. Only where one thread is traced: other
+ * threads' releases would hide what this one keeps. */
+static void call_release_between(struct model *m, struct thread_slot *t, const struct mp_record *r,
+                                 const struct pending *call)
+{
+    struct pending *last = t->pending_count ? &t->pending[t->pending_count - 1] : NULL;
+    unsigned outermost = m->has_root ? 0 : 1;
+    int64_t drop;
+
+    if (!last || HASH_COUNT(m->threads) > 1 || r->depth != outermost || last->depth != outermost ||
+        !last->has_rss || !(r->flags & MP_REC_HAS_RSS) || last->end > call->start)
+        return;
+    drop = last->rss_end - ((int64_t)r->rss_pages - r->rss_delta_pages) * (int64_t)m->page_size;
+    if (drop > 0)
+        call_release(m, last, drop);
+}
+
 static void call_count(struct model_code *c, const struct mp_record *r, const struct pending *call,
                        const struct pending *callees)
 {
@@ -229,6 +252,7 @@ int model_call(struct model *m, struct thread_slot *t, struct code_slot *c, cons
     call_measure(m, r, &callees, &call);
     call_nest(&c->pub, &call, &callees);
     call_count(&c->pub, r, &call, &callees);
+    call_release_between(m, t, r, &call);
     call_self(m, &c->pub, r, &call, &callees);
     call_overlap(m, t->pub.id, &call);
     if (r->flags & MP_REC_HAS_USS)

@@ -34,6 +34,8 @@ struct pending {
     uint64_t own, ns;
     uint16_t depth, nested_count, grower_count;
     struct nested nested[NESTED_MAX];
+    bool has_rss;
+    int64_t rss_end; /* with has_rss: bytes, of the process, at its return */
     struct grower grower[GROWERS_MAX]; /* newest first; the oldest make room */
 };
 
@@ -88,6 +90,7 @@ struct model {
     struct line_slot *lines;
     struct model_totals totals;
     uint64_t rss_first_ns, rss_last_ns;
+    bool has_root; /* a --root function is known: depth 0 is outermost, else depth 1 */
     struct busy busy[BUSY_MAX]; /* a ring */
     unsigned busy_next;
 };

@@ -29,10 +29,6 @@ static bool remote_is_eintr_call(const struct user_regs_struct *regs)
     switch ((long)regs->orig_rax) {
     case SYS_epoll_wait:
     case SYS_epoll_pwait:
-        /* A finite timeout would begin anew: a timer of the target could come up to
-         * twice as late. Event loops live with EINTR here, since every SIGSTOP and
-         * SIGCONT brings it, and compute what remains; so does CPython (PEP 475). */
-        return (int)regs->r10 < 0;
     case SYS_accept:
     case SYS_accept4:
     case SYS_connect:
@@ -83,7 +79,7 @@ int remote_prepare(struct remote *r, struct tracee *t, const struct user_regs_st
     r->syscall_insn = syscall_insn;
     r->restore_rt = restore_rt;
     r->orig = *regs;
-    r->entered = r->vanished = false;
+    r->entered = r->vanished = r->caller_retries = false;
     return tracee_get_sigmask(t, &r->mask);
 }
 
@@ -250,13 +246,25 @@ int remote_clone(struct remote *r, const uint64_t arg[6], bool suspend_seccomp, 
 }
 
 /* The registers to leave with. An EINTR that only our stop caused becomes a
- * restart; with a signal pending it is the answer that the target would have
- * got from that signal, and stays. */
-static struct user_regs_struct remote_final_regs(struct remote *r)
+ * restart, with its timeout from the beginning, unless the caller does better;
+ * with a signal pending it is the answer that the target would have got from
+ * that signal, and stays. */
+static struct user_regs_struct remote_final_regs(struct tracee *t, const struct user_regs_struct *orig, uint64_t mask,
+                                                 bool caller_retries)
 {
-    if (remote_restart_kind(&r->orig) == REMOTE_RESTART_US && tracee_signal_pending(r->t, r->mask) == 0)
-        return remote_rewound(&r->orig);
-    return r->orig;
+    if (remote_restart_kind(orig) == REMOTE_RESTART_US && !caller_retries && tracee_signal_pending(t, mask) == 0)
+        return remote_rewound(orig);
+    return *orig;
+}
+
+void remote_decline(struct tracee *t, const struct user_regs_struct *regs, bool caller_retries)
+{
+    uint64_t mask;
+    if (remote_restart_kind(regs) == REMOTE_RESTART_US && tracee_get_sigmask(t, &mask) == 0) {
+        struct user_regs_struct last = remote_final_regs(t, regs, mask, caller_retries);
+        (void)!tracee_set_regs(t, &last); /* refused: it was killed */
+    }
+    tracee_detach(t, 0);
 }
 
 /* After a call that timed out the thread may still run. One that can't be stopped
@@ -282,7 +290,7 @@ int remote_end(struct remote *r)
     int ret = remote_stop_again(r);
     if (ret < 0)
         return ret;
-    struct user_regs_struct regs = remote_final_regs(r);
+    struct user_regs_struct regs = remote_final_regs(r->t, &r->orig, r->mask, r->caller_retries);
     if (r->entered)
         ret = tracee_set_sigmask(r->t, r->mask);
     if (ret == 0)

@@ -33,6 +33,8 @@ struct remote {
     uint64_t mask;                /* its signal mask */
     bool entered;                 /* between begin and end */
     bool vanished;                /* the thread ended in our hands */
+    bool caller_retries;          /* for remote_end: EINTR is harmless, the caller knows what remains of its timeout.
+                                     false after remote_prepare */
     struct sigframe frame;
 };
 
@@ -50,6 +52,10 @@ enum remote_restart remote_restart_kind(const struct user_regs_struct *regs);
  * nothing in the thread is changed yet. */
 int remote_prepare(struct remote *r, struct tracee *t, const struct user_regs_struct *regs,
                    raddr_t syscall_insn, raddr_t restore_rt) MP_MUST_CHECK;
+
+/* Lets go of a stopped thread that nothing was done to, so that it never learns of
+ * the stop; caller_retries as above. */
+void remote_decline(struct tracee *t, const struct user_regs_struct *regs, bool caller_retries);
 
 /* Writes the frame and makes the thread ours. 0 or -errno; on failure the caller
  * calls remote_end all the same. */

@@ -149,6 +149,29 @@ START_TEST(test_release)
 }
 END_TEST
 
+/* Between two outermost calls of the only thread: the locals of the first. Never
+ * more than it took, and not with a second thread about. */
+START_TEST(test_release_between)
+{
+    struct model *m;
+    struct gen g;
+
+    gen_open(&g);
+    gen_call1(&g, gen_call(3, 1, 2, 110, 10, 20, 20, 120));
+    gen_call1(&g, gen_call(2, 1, 1, 100, 50, 25, 25, 125));
+    gen_call1(&g, gen_call(4, 1, 1, 200, 50, 1, 1, 104)); /* entered at 103: 22 went */
+    gen_call1(&g, gen_call(4, 1, 1, 300, 50, 1, 1, 100)); /* entered at 99: 5 went, 1 was the last one's */
+    if (_i)
+        gen_call1(&g, gen_call(5, 2, 1, 400, 50, 1, 1, 101));
+    gen_call1(&g, gen_call(4, 1, 1, 500, 50, 1, 1, 50));
+    m = play(&g);
+    expect(m, 3, 1, 20, 3, 20, 20);
+    expect(m, 2, 1, 25, 0, 25, 5);
+    expect(m, 4, 3, 3, _i ? 2 : 1, 3, 3);
+    model_free(m);
+}
+END_TEST
+
 /* Growth during a call that took no page fault is another thread's. */
 START_TEST(test_foreign_growth)
 {
@@ -482,6 +505,7 @@ int main(void)
     tcase_add_test(tc, test_recursion);
     tcase_add_loop_test(tc, test_threads, 0, 2);
     tcase_add_test(tc, test_release);
+    tcase_add_loop_test(tc, test_release_between, 0, 2);
     tcase_add_test(tc, test_foreign_growth);
     tcase_add_test(tc, test_overlap);
     tcase_add_test(tc, test_many_callees);

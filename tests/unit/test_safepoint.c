@@ -130,7 +130,7 @@ static const struct {
     {SYS_semop, -4, 0, REMOTE_RESTART_US},
     {SYS_epoll_wait, -4, -1, REMOTE_RESTART_US},
     {SYS_epoll_wait, -4, 0xffffffffl, REMOTE_RESTART_US}, /* an int in the register's lower half */
-    {SYS_epoll_wait, -4, 1500, REMOTE_RESTART_NONE}, /* the caller counts what remains */
+    {SYS_epoll_wait, -4, 1500, REMOTE_RESTART_US},
     {SYS_close, -4, 0, REMOTE_RESTART_NONE},
 };
 
@@ -139,6 +139,27 @@ START_TEST(test_restart)
     struct user_regs_struct regs = {.orig_rax = (uint64_t)restarts[_i].nr, .rax = (uint64_t)restarts[_i].rax,
                                     .r10 = (uint64_t)restarts[_i].arg4};
     ck_assert_int_eq(remote_restart_kind(&regs), restarts[_i].want);
+}
+END_TEST
+
+/* An epoll wait with a timeout, called by CPython: EINTR is exact, a restart is not. */
+START_TEST(test_caller_retries)
+{
+    struct inject_plan p = {.retries = {{0x1000, 0x2000, "CPython", false}}, .retries_count = 1};
+    uint64_t stack[10] = {0, 0, 0x1800, 0, 0, 0, 0, 0, 0x1900, 0};
+    struct safepoint_view v = {.regs = {.orig_rax = SYS_epoll_wait, .r10 = 1500}, .stack = stack, .stack_words = 10};
+
+    ck_assert(safepoint_caller_retries(&p, &v));
+    v.regs.r10 = 0xffffffffu; /* no timeout: a restart is exact, whoever called */
+    ck_assert(!safepoint_caller_retries(&p, &v));
+    v.regs.r10 = 1500;
+    v.regs.orig_rax = SYS_semop;
+    ck_assert(!safepoint_caller_retries(&p, &v));
+    v.regs.orig_rax = SYS_epoll_pwait;
+    stack[2] = 0x2000; /* just beyond; 0x1900 is a caller's caller */
+    ck_assert(!safepoint_caller_retries(&p, &v));
+    v.stack_words = 0;
+    ck_assert(!safepoint_caller_retries(&p, &v));
 }
 END_TEST
 
@@ -152,6 +173,7 @@ int main(void)
     tcase_add_loop_test(t, test_is_return, 0, COUNT(calls));
     tcase_add_test(t, test_room);
     tcase_add_test(t, test_rank);
+    tcase_add_test(t, test_caller_retries);
     tcase_add_loop_test(t, test_restart, 0, COUNT(restarts));
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
