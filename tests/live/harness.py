@@ -168,6 +168,11 @@ class Target:
     def grow(self, calls, pages):
         check(self.ask("grow %d %d" % (calls, pages)).get("grown") == calls, "the target did not grow")
 
+    def work(self, steps):
+        """Lets it work: a command is looked at after each step."""
+        for _ in range(steps):
+            check(self.ask("ping").get("pong"), "the target does not answer")
+
     def pause(self):
         """Stands still; a snapshot of that moment."""
         check(self.ask("pause").get("paused"), "the target does not pause")
@@ -193,7 +198,7 @@ class Target:
 
 def anonymous_maps(pid):
     lines = procfs.read(pid, "maps").splitlines()
-    return "\n".join(line for line in lines if not procfs.Mapping(line).inode or procfs.OURS in line)
+    return "\n".join(line for line in lines if not procfs.Mapping(line).inode or procfs.OURS.search(line))
 
 
 def target_environment():

@@ -3,7 +3,7 @@ import os
 import re
 import time
 
-OURS = "mempulse"  # every mapping and descriptor of ours carries this
+OURS = re.compile(r"memfd:mempulse|\[anon:mempulse")  # the names of mappings and descriptors of ours
 ARENA = 64 << 20   # glibc's HEAP_MAX_SIZE: what one more malloc arena reserves
 GLIBC_SIGNALS = 3 << 31  # SIGCANCEL (32) and SIGSETXID (33)
 HEAP_NAMES = ("[heap]", "[stack]", "[vvar]", "[vdso]", "[vsyscall]", "[vvar_vclock]")
@@ -90,8 +90,8 @@ def ours(pid):
     target of ours has: a kernel without CONFIG_ANON_VMA_NAME shows no names."""
     try:
         maps = [Mapping(line) for line in read(pid, "maps").splitlines()]
-        found = [m.line for m in maps if OURS in m.line or m.perms == "r-xp" and not m.name]
-        return found + ["fd %d %s" % item for item in links(pid).items() if OURS in item[1]]
+        found = [m.line for m in maps if OURS.search(m.line) or m.perms == "r-xp" and not m.name]
+        return found + ["fd %d %s" % item for item in links(pid).items() if OURS.search(item[1])]
     except OSError:
         return []
 

@@ -7,6 +7,7 @@ empty. They talk over two pipes, one JSON object or one command a line:
     driver                          target
                               <---  {"ready": true, "state": .., "reference": [..]}
     run                       --->                            works from here on
+    ping                      --->  {"pong": true}            after at least one more step
     grow CALLS PAGES          --->  {"grown": CALLS}          leak_pages, CALLS times
     pause                     --->  {"paused": true}          nothing moves until `run`
     stop                      --->  {"report": {..}}          and exits with 0
@@ -158,6 +159,8 @@ def handle(state, control, words):
         for _ in range(int(words[1])):
             leak_pages(int(words[2]))
         control.tell(grown=int(words[1]))
+    elif words[0] == "ping":
+        control.tell(pong=True)
     elif words[0] == "exit":
         os._exit(int(words[1]))
     elif words[0] == "exec":
