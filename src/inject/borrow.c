@@ -316,7 +316,7 @@ static int borrow_failed(const struct borrow *b, size_t seen, unsigned deadline_
     struct proc_stat st;
     if (proc_stat_read(&st, b->plan->facts.pid, 0) < 0 || proc_live_task(pid) < 0)
         return borrow_gone(b->plan, f);
-    if (st.state == 'T' || st.state == 't')
+    if (st.state == 'T') /* 't' may be our own doing: a thread that stopped at last */
         return mp_fail(f, MP_E_STOPPED, 0, "process %d is stopped by a signal", pid);
     if (seen == 0 || b->attempts == 0)
         return mp_fail(f, MP_E_NO_THREAD, 0, "no thread of process %d could be stopped within %u ms", pid, deadline_ms);

@@ -125,7 +125,7 @@ static void tracee_relax(uint64_t start_ns)
         sched_yield();
         return;
     }
-    struct timespec ts = {0, waited < 5000000 ? 1000 : 50000};
+    struct timespec ts = {0, waited < 1000000 ? 1000 : 50000};
     nanosleep(&ts, NULL);
 }
 
