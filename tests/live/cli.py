@@ -215,7 +215,6 @@ FILTERS = (
     (ALL + ("--module", "__main__"), {"burst", "grow_big"}, {"leak_pages", "handle"}),
     (ALL + ("--module", "work"), {"leak_pages", "handle"}, {"burst", "grow_big"}),
     (ALL + ("--exclude", "__main__"), {"leak_pages"}, {"burst", "grow_big"}),
-    (ALL + ("--min-bytes", "64K"), {"grow_big", "burst"}, {"grow_small", "be_slow", "outer"}),
     (ALL + ("--min-time", "50ms"), {"be_slow", "burst"}, {"grow_small", "grow_big", "outer"}),
     (("--root", "burst", "--depth", "1"), {"grow_small", "be_slow", "outer"}, {"leak_pages", "handle", "middle"}),
     (("--root", "outer", "--depth", "1"), {"middle"}, {"inner", "grow_big"}),
@@ -234,6 +233,19 @@ def filters(context):
             got = {harness.bare(row["function"]) for row in stream.of("call")}
             check(wanted <= got, "%s: %s are missing, there are %s", options, sorted(wanted - got), sorted(got))
             check(not unwanted & got, "%s: %s should not be there", options, sorted(unwanted & got))
+
+
+MIN_BYTES = 64 << 10
+
+
+def min_bytes(context):
+    """Judged by the records' own figures: rss may change in any call, when memory is short."""
+    with menu(context) as target:
+        _, stream = session(context, target, "--min-bytes", MIN_BYTES, *ALL)
+        check(stream.of("call", "grow_big"), "grow_big is missing")
+        for row in stream.of("call"):
+            check(max(abs(row["rss_delta_bytes"]), row["own_bytes"]) >= MIN_BYTES, "too small: %s", row)
+        check(stream.end["filtered"] > 0, "nothing was filtered: %s", stream.end)
 
 
 def thread(context):
@@ -464,7 +476,7 @@ TESTS = (
     ("not Python", not_python), ("Python 2.7", python2), ("stopped target", stopped),
     ("already traced", already_traced), ("unprivileged user", unprivileged), ("own process, unprivileged", own_process),
     ("usage errors", usage), ("usage errors as JSON", usage_json), ("help and version", help_and_version),
-    ("positional pid", positional), ("durations", durations), ("count", count), ("filters", filters),
+    ("positional pid", positional), ("durations", durations), ("count", count), ("filters", filters), ("min-bytes", min_bytes),
     ("thread filter", thread), ("depths", depths), ("fail-on", fail_on), ("summary", summary), ("quiet", quiet),
     ("output is checked first", output_first), ("output names", output_names), ("full disk", disk_full),
     ("reader leaves", reader_leaves), ("idle reader leaves", idle_reader_leaves), ("reader sleeps", reader_sleeps),
@@ -473,7 +485,7 @@ TESTS = (
     ("status", status),
 )
 SHORT = ("no such process", "not Python", "usage errors", "help and version", "reader leaves", "output is checked first")
-EVERYWHERE = ("filters", "thread filter", "depths")  # these depend on the kind of hook
+EVERYWHERE = ("filters", "min-bytes", "thread filter", "depths")  # these depend on the kind of hook
 
 
 def tests(short, everywhere=False):

