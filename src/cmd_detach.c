@@ -150,6 +150,15 @@ static const char *slots_line(const struct detach *d)
                                                                                        : "changed since the injection";
 }
 
+/* Code alone, with no thread and no descriptor, is a thunk: two inert pages. */
+static void print_residue(const struct detach *d)
+{
+    if (!d->diff.kind[INJECT_THREADS].ours && !d->diff.kind[INJECT_FDS].ours)
+        puts("what is left is inert code: a call that went through it has not returned yet (it goes with the next\n"
+             "detach, or injection and detach, after that; --wait 10s tries so long)");
+    printf("detached from %d, but something stays (see above)\n", (int)d->pid);
+}
+
 static void print_text(const struct detach *d)
 {
     const char *slots = slots_line(d);
@@ -170,7 +179,7 @@ static void print_text(const struct detach *d)
         printf("detached from %d: %" PRIu64 " records, %" PRIu64 " lost; nothing left behind\n", (int)d->pid,
                d->agent.control.records, d->agent.control.lost);
     else
-        printf("detached from %d, but something stays (see above)\n", (int)d->pid);
+        print_residue(d);
 }
 
 static int print_json(const struct detach *d)

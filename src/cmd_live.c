@@ -5,6 +5,7 @@
  * becomes a `reason`; from then on everything is bounded in time. */
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,7 @@
 
 #define LEAVE_WAIT_NS 10000000000ull /* for BYE: the agent may have to wait for the GIL */
 #define CLEAN_WAIT_MS 3000u          /* for the last mapping to go after BYE */
+#define END_WAIT_MS 500              /* for a process that closed its end to be seen as ended */
 #define NEVER_NS UINT64_MAX
 
 struct live {
@@ -244,19 +246,29 @@ static bool live_target_runs(const struct live *l)
            (st.state != 'Z' || st.threads > 1);
 }
 
-/* The socket ended without BYE: what happened to the target? */
+/* The socket ended without BYE: what happened to the target? A process that ends
+ * closes its descriptors first and gives up its memory before it is a zombie
+ * (kernel/exit.c, do_exit), so it gets a moment to do so. An exec leaves another
+ * program, without our agent, in a process that goes on. */
 static void live_eof(struct live *l)
 {
-    struct mp_failure ignored = {0};
+    struct pollfd end = {l->s.facts->pidfd, POLLIN, 0};
+    struct mp_failure f = {0};
     struct inject_agent a;
+    int n;
 
     if (l->s.have_bye)
         return;
     l->reason = NULL; /* an end of its own, whatever was under way */
-    if (!live_target_runs(l))
+    if (poll(&end, 1, END_WAIT_MS) > 0 || !live_target_runs(l)) {
         live_stop(l, "target_exited", MP_E_TARGET_EXITED);
-    else if (!inject_find_agent(l->o->pid, &a, &ignored))
+        return;
+    }
+    n = inject_find_agent(l->o->pid, &a, &f);
+    if (n == 0)
         live_stop(l, "target_execed", MP_E_TARGET_EXECED);
+    else if (n < 0 && f.code == MP_E_ESRCH)
+        live_stop(l, "target_exited", MP_E_TARGET_EXITED);
     else
         live_stop(l, "agent_lost", MP_E_AGENT);
 }
@@ -312,6 +324,8 @@ static void live_verify(struct live *l, struct mp_failure *f)
         return;
     n = inject_wait_clean(l->o->pid, l->s.before, CLEAN_WAIT_MS, &l->diff, f);
     l->end.clean = n == 1 || n == -MP_E_TARGET_EXITED;
+    if (l->end.clean)
+        l->end.residue = 0; /* what the agent had to leave has gone since */
     if (!l->end.clean)
         residue_describe(&l->s, &l->diff, l->residue, sizeof(l->residue));
 }

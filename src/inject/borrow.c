@@ -20,6 +20,7 @@
 
 #define BORROW_LOOK_MAX 512    /* threads looked at in one round */
 #define BORROW_GOOD_ENOUGH 4   /* parked threads found: no more are looked for */
+#define BORROW_STACK_NS 250000000ull /* how long a stack without ld.so and allocators is waited for */
 #define BORROW_TRY 4           /* candidates tried in one round */
 #define BORROW_STOP_NS 200000000ull /* for one thread to come to its stop */
 
@@ -186,6 +187,11 @@ static struct safepoint_answer borrow_judge(struct borrow *b)
         unsigned char before[7];
         if (a.verdict == SAFEPOINT_OK && !safepoint_has_room(&b->maps, b->regs.rsp, b->room))
             a.verdict = SAFEPOINT_ROOM;
+        /* A word that stays is a stale one, in a frame that never overwrote it. Nothing
+         * of libc runs on the borrowed thread, and what runs on ours waits for its
+         * locks, so a caller in ld.so or an allocator is a reason to wait, not to refuse. */
+        if (a.verdict == SAFEPOINT_STACK && b->any_stack && b->plan->r_state && !b->plan->single_arena)
+            a.verdict = SAFEPOINT_OK;
         if (a.verdict != SAFEPOINT_STACK ||
             (mem_read(b->t.tid, a.word - sizeof before, before, sizeof before) == 0 && safepoint_is_return(before)))
             return a;
@@ -193,10 +199,16 @@ static struct safepoint_answer borrow_judge(struct borrow *b)
     }
 }
 
-static void borrow_sleep(void)
+static void borrow_sleep_ms(long ms)
 {
-    struct timespec ms = {0, 1000000};
-    nanosleep(&ms, NULL);
+    struct timespec ts = {0, ms * 1000000};
+    nanosleep(&ts, NULL);
+}
+
+/* Between two looks: 1 ms at first, then rarer, since every look stops a thread. */
+static void borrow_sleep(const struct borrow *b)
+{
+    borrow_sleep_ms(b->attempts < 32 ? 1 : b->attempts < 64 ? 5 : 20);
 }
 
 static void borrow_account(struct borrow *b)
@@ -219,7 +231,7 @@ int borrow_gone(const struct inject_plan *p, struct mp_failure *f)
     int pid = (int)p->facts.pid;
     pid_t live = proc_live_task(pid);
     for (int i = 0; i < 100 && borrow_same_program(p, live); i++) {
-        borrow_sleep(); /* a process that is being killed has live threads for a moment still */
+        borrow_sleep_ms(1); /* a process that is being killed has live threads for a moment still */
         live = proc_live_task(pid);
     }
     if (borrow_same_program(p, live))
@@ -330,7 +342,7 @@ static int borrow_failed(const struct borrow *b, size_t seen, unsigned deadline_
 
 int borrow_thread(struct borrow *b, unsigned deadline_ms, struct mp_failure *f)
 {
-    uint64_t deadline = clock_mono_ns() + (uint64_t)deadline_ms * 1000000u;
+    uint64_t begin = clock_mono_ns(), deadline = begin + (uint64_t)deadline_ms * 1000000u;
     size_t seen = 0;
     b->room = sigframe_room();
     tracee_init(&b->t, 0);
@@ -338,7 +350,8 @@ int borrow_thread(struct borrow *b, unsigned deadline_ms, struct mp_failure *f)
         int r = borrow_round(b, &seen, f);
         if (r != 0)
             return r < 0 ? r : 0;
-        borrow_sleep();
+        b->any_stack = clock_mono_ns() - begin > BORROW_STACK_NS;
+        borrow_sleep(b);
     } while (clock_mono_ns() < deadline);
     return borrow_failed(b, seen, deadline_ms, f);
 }

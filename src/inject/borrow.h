@@ -32,6 +32,7 @@ struct borrow {
     struct safepoint_answer last; /* what stood in the way */
     pid_t last_tid;
     bool caller_retries; /* as safepoint_caller_retries says of the thread */
+    bool any_stack;      /* searched for BORROW_STACK_NS: what called the thread does not count any more */
     bool execed;         /* the program is not the one of the plan */
     struct tracee stuck[BORROW_STUCK_MAX]; /* asked to stop, and have not yet */
     unsigned stuck_count;

@@ -31,10 +31,37 @@ static bool may_hold_region(const struct maps_entry *e)
     return !e->inode && e->read && e->exec && (!e->name[0] || has_prefix(e->name, ANON_PREFIX));
 }
 
+/* The data page of a thunk follows its code page: they are one mapping made in two. */
+static bool is_thunk(pid_t pid, const struct maps_entry *code, const struct maps_entry *data)
+{
+    char head[sizeof(OURS_THUNK_MAGIC) - 1];
+    return !code->inode && code->exec && !code->write && !data->inode && data->write && !data->exec &&
+           code->hi == data->lo && mem_read(pid, data->lo, head, sizeof(head)) == 0 &&
+           !memcmp(head, OURS_THUNK_MAGIC, sizeof(head));
+}
+
+static void find_thunks(struct ours *ret, pid_t pid, const struct maps *m)
+{
+    size_t i;
+    for (i = 0; i + 1 < m->count && ret->thunk_count < OURS_THUNKS_MAX; i++)
+        if (is_thunk(pid, &m->entry[i], &m->entry[i + 1]))
+            ret->thunk[ret->thunk_count++] = m->entry[i].hi - MP_PAGE;
+}
+
+static bool overlaps(const struct maps_entry *e, const raddr_t *at, size_t count, uint64_t size)
+{
+    size_t i;
+    for (i = 0; i < count; i++)
+        if (!e->inode && e->lo < at[i] + size && e->hi > at[i])
+            return true;
+    return false;
+}
+
 void ours_find(struct ours *ret, pid_t pid, const struct maps *m)
 {
     size_t i;
     *ret = (struct ours){0};
+    find_thunks(ret, pid, m);
     for (i = 0; i < m->count; i++) {
         const struct maps_entry *e = &m->entry[i];
         raddr_t at;
@@ -50,13 +77,9 @@ void ours_find(struct ours *ret, pid_t pid, const struct maps *m)
 
 bool ours_mapping(const struct ours *o, const struct maps_entry *e)
 {
-    size_t i;
-    if (has_prefix(e->name, MEMFD_PREFIX) || has_prefix(e->name, ANON_PREFIX))
-        return true;
-    for (i = 0; i < o->region_count; i++)
-        if (!e->inode && e->lo < o->region[i] + MP_REGION_SIZE && e->hi > o->region[i])
-            return true;
-    return false;
+    return has_prefix(e->name, MEMFD_PREFIX) || has_prefix(e->name, ANON_PREFIX) ||
+           overlaps(e, o->region, o->region_count, MP_REGION_SIZE) ||
+           overlaps(e, o->thunk, o->thunk_count, OURS_THUNK_SIZE);
 }
 
 bool ours_link(const char *target) { return has_prefix(target, MEMFD_PREFIX); }

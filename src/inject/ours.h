@@ -12,17 +12,23 @@
 #include "target/raddr.h"
 
 #define OURS_REGIONS_MAX 8
+#define OURS_THUNKS_MAX 8
+#define OURS_THUNK_SIZE (2 * MP_PAGE) /* payload/agent/thunk.h: a page of code, a page of data */
 
 struct ours {
     raddr_t region[OURS_REGIONS_MAX]; /* boot regions found by MP_REGION_MAGIC, MP_REGION_SIZE each */
     size_t region_count;
+    raddr_t thunk[OURS_THUNKS_MAX]; /* code pages whose data page begins with OURS_THUNK_MAGIC */
+    size_t thunk_count;
 };
+#define OURS_THUNK_MAGIC "MPTHUNK\1"
 
-/* Looks for boot regions: MP_REGION_MAGIC at a page of an anonymous executable
- * mapping. pid: a live thread. Never fails: what cannot be read is not ours. */
+/* Looks for boot regions (MP_REGION_MAGIC at a page of an anonymous executable
+ * mapping) and thunks. Marks, not names: before 5.17, or without
+ * CONFIG_ANON_VMA_NAME, anonymous mappings have none. pid: a live thread. Never fails: what cannot be read is not ours. */
 void ours_find(struct ours *ret, pid_t pid, const struct maps *m);
 
-/* A mapping that is ours: named /memfd:mempulse*, [anon:mempulse*], or a part of a region. */
+/* A mapping that is ours: named /memfd:mempulse*, [anon:mempulse*], or a part of a region or thunk. */
 bool ours_mapping(const struct ours *o, const struct maps_entry *e);
 
 /* A descriptor that is ours, by the target of its link. */

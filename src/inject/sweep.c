@@ -29,7 +29,6 @@
 #define SWEEP_BORROW_MS 2000
 
 /* The writable page of a thunk (payload/agent/thunk.h), as far as it matters here. */
-#define SWEEP_THUNK_MAGIC "MPTHUNK\1"
 struct sweep_thunk {
     char magic[8];
     uint64_t enter, exit, orig, inflight, gen, trace;
@@ -84,35 +83,28 @@ static bool sweep_tid_lives(const struct sweep *s, int32_t ns_tid)
     return found;
 }
 
-static void sweep_find_regions(struct sweep *s)
+static void sweep_find_regions(struct sweep *s, const struct ours *o)
 {
-    struct ours o;
-    ours_find(&o, s->live, &s->maps);
-    for (size_t i = 0; i < o.region_count; i++) {
+    for (size_t i = 0; i < o->region_count; i++) {
         struct mp_boot b;
-        if (mem_read(s->live, o.region[i] + MP_BOOT_OFF, &b, sizeof b) < 0 || b.magic != MP_BOOT_MAGIC ||
-            b.region_base != o.region[i])
+        if (mem_read(s->live, o->region[i] + MP_BOOT_OFF, &b, sizeof b) < 0 || b.magic != MP_BOOT_MAGIC ||
+            b.region_base != o->region[i])
             continue;
         if (sweep_tid_lives(s, b.raw_tid) || sweep_tid_lives(s, b.worker_tid))
             continue;
-        sweep_add(s, o.region[i], o.region[i] + MP_REGION_SIZE, "boot region");
+        sweep_add(s, o->region[i], o->region[i] + MP_REGION_SIZE, "boot region");
     }
 }
 
-static void sweep_find_thunks(struct sweep *s)
+static void sweep_find_thunks(struct sweep *s, const struct ours *o)
 {
-    for (size_t i = 0; i + 1 < s->maps.count; i++) {
-        const struct maps_entry *code = &s->maps.entry[i], *data = code + 1;
+    for (size_t i = 0; i < o->thunk_count; i++) {
         struct sweep_thunk t;
-        bool anonymous = !code->inode && !data->inode;
-        if (!anonymous || !code->exec || code->write || !data->write || code->hi != data->lo ||
-            code->hi - code->lo != MP_PAGE || data->hi - data->lo < MP_PAGE)
-            continue;
-        if (mem_read(s->live, data->lo, &t, sizeof t) < 0 || memcmp(t.magic, SWEEP_THUNK_MAGIC, 8) != 0)
+        if (mem_read(s->live, o->thunk[i] + MP_PAGE, &t, sizeof t) < 0)
             continue;
         if (t.enter || t.exit || t.trace || t.inflight)
             continue;
-        sweep_add(s, code->lo, data->lo + MP_PAGE, "thunk");
+        sweep_add(s, o->thunk[i], o->thunk[i] + OURS_THUNK_SIZE, "thunk");
     }
 }
 
@@ -204,9 +196,11 @@ static void sweep_mark_pointers(struct sweep *s)
 /* Finds what may go. The number left to remove. */
 static size_t sweep_find(struct sweep *s)
 {
+    struct ours o;
+    ours_find(&o, s->live, &s->maps);
     if (!sweep_agent_mapped(s))
-        sweep_find_regions(s);
-    sweep_find_thunks(s);
+        sweep_find_regions(s, &o);
+    sweep_find_thunks(s, &o);
     for (int i = 0; s->count && i < SWEEP_LOOKS; i++) {
         struct timespec ts = {0, SWEEP_LOOK_NS};
         sweep_mark_threads(s);

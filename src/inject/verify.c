@@ -15,6 +15,11 @@
 #include "target/maps.h"
 #include "target/proc.h"
 
+/* Signals 32 and 33 are glibc's own (SIGCANCEL, SIGSETXID, internal-signals.h): it
+ * installs a handler with the first thread that a process makes, and hides both from
+ * the program. */
+#define LIBC_SIGNALS (3ull << 31)
+
 struct thread {
     pid_t tid;
     uint64_t blocked; /* signal mask */
@@ -46,8 +51,8 @@ static int take_threads(struct inject_snapshot *s)
         if (proc_status_read(&st, s->pid, tids[i]) < 0 || st.state == 'Z' || st.state == 'X')
             continue;
         s->threads[s->thread_count++] = (struct thread){tids[i], st.sig_blocked};
-        s->ignored = st.sig_ignored; /* shared by all threads (CLONE_SIGHAND) */
-        s->caught = st.sig_caught;
+        s->ignored = st.sig_ignored & ~LIBC_SIGNALS; /* shared by all threads (CLONE_SIGHAND) */
+        s->caught = st.sig_caught & ~LIBC_SIGNALS;
     }
     free(tids);
     return s->threads ? 0 : -ENOMEM;
