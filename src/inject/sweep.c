@@ -32,11 +32,15 @@
 struct sweep_thunk {
     char magic[8];
     uint64_t enter, exit, orig, inflight, gen, trace;
+    uint32_t quiet_tid, flags;
+    uint64_t quiet_sp, quiet_count, tid_offset;
+    uint64_t entry, trace_entry; /* the only addresses that anyone was given */
 };
 
 struct sweep_range {
     raddr_t lo, hi;
     const char *what;
+    raddr_t entry[2]; /* of a thunk; 0: any word that points into the range counts */
     bool in_use;
 };
 
@@ -50,10 +54,13 @@ struct sweep {
     size_t sp_count;
 };
 
-static void sweep_add(struct sweep *s, raddr_t lo, raddr_t hi, const char *what)
+/* The new range, NULL when there is no room for it. */
+static struct sweep_range *sweep_add(struct sweep *s, raddr_t lo, raddr_t hi, const char *what)
 {
-    if (s->count < SWEEP_MAX)
-        s->range[s->count++] = (struct sweep_range){.lo = lo, .hi = hi, .what = what};
+    if (s->count == SWEEP_MAX)
+        return NULL;
+    s->range[s->count] = (struct sweep_range){.lo = lo, .hi = hi, .what = what};
+    return &s->range[s->count++];
 }
 
 static bool sweep_agent_mapped(const struct sweep *s)
@@ -104,7 +111,11 @@ static void sweep_find_thunks(struct sweep *s, const struct ours *o)
             continue;
         if (t.enter || t.exit || t.trace || t.inflight)
             continue;
-        sweep_add(s, o->thunk[i], o->thunk[i] + OURS_THUNK_SIZE, "thunk");
+        struct sweep_range *r = sweep_add(s, o->thunk[i], o->thunk[i] + OURS_THUNK_SIZE, "thunk");
+        if (r) {
+            r->entry[0] = t.entry;
+            r->entry[1] = t.trace_entry;
+        }
     }
 }
 
@@ -141,8 +152,16 @@ static void sweep_mark_threads(struct sweep *s)
     free(tids);
 }
 
+/* Whether a word that points into r may ever be followed. Nothing is in flight in a
+ * thunk that is looked at, so no saved stack leads into it; beside its entries only a
+ * thread on its very last instruction could have an address of it, on its stack. */
+static bool sweep_counts(const struct sweep_range *r, raddr_t word, bool stack)
+{
+    return stack || !r->entry[0] || word == r->entry[0] || word == r->entry[1];
+}
+
 /* Marks ranges that a word of len bytes at buf points into. */
-static void sweep_mark_words(struct sweep *s, raddr_t at, const uint64_t *buf, size_t len)
+static void sweep_mark_words(struct sweep *s, raddr_t at, const uint64_t *buf, size_t len, bool stack)
 {
     raddr_t lo = ~0ull, hi = 0;
     for (size_t i = 0; i < s->count; i++) {
@@ -153,9 +172,17 @@ static void sweep_mark_words(struct sweep *s, raddr_t at, const uint64_t *buf, s
         if (buf[i] < lo || buf[i] >= hi)
             continue;
         struct sweep_range *r = sweep_at(s, buf[i]), *self = sweep_at(s, at + i * 8);
-        if (r && r != self)
+        if (r && r != self && sweep_counts(r, buf[i], stack))
             r->in_use = true;
     }
+}
+
+static bool sweep_is_stack(const struct sweep *s, const struct maps_entry *e)
+{
+    for (size_t i = 0; i < s->sp_count; i++)
+        if (s->sp[i] >= e->lo && s->sp[i] < e->hi)
+            return true;
+    return false;
 }
 
 /* Where a mapping's live words begin: below a waiting thread's stack pointer and
@@ -185,7 +212,7 @@ static void sweep_mark_pointers(struct sweep *s)
             size_t len = e->hi - at < SWEEP_CHUNK ? (size_t)(e->hi - at) : SWEEP_CHUNK;
             ssize_t n = mem_read_some(s->live, at, buf, len);
             if (n > 0)
-                sweep_mark_words(s, at, buf, (size_t)n);
+                sweep_mark_words(s, at, buf, (size_t)n, sweep_is_stack(s, e));
         }
     }
     free(buf);
