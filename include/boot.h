@@ -31,6 +31,12 @@
 /* Raised with every change of this header, wire.h or control.h. */
 #define MP_ABI 1u
 
+/* Where the region is asked for: at this offset in 256 MiB. A launcher killed between
+ * the kernel's mmap and its own next step leaves a region without a mark in it;
+ * the place, the exact size and the protection are the mark then. */
+#define MP_REGION_PLACE 0x06d70000ull
+#define MP_REGION_PLACE_MASK 0x0fffffffull
+
 #define MP_REGION_MAGIC "\x6dPULSE\x01\x00" /* 8 bytes: 'm' P U L S E, layout 1 */
 #define MP_BOOT_MAGIC 0x3130544f4f42504dull /* "MPBOOT01" */
 

@@ -83,9 +83,12 @@ static void probe(struct thread *th, struct reading *r)
     r->has_own = sys_rusage_thread(&ru) == 0;
     r->faults = r->has_own ? (uint64_t)ru.minflt - th->self_faults : 0;
     r->peak = r->has_own ? (uint64_t)ru.maxrss * 1024 : 0;
-    g.last_peak = r->peak;
     r->rss = meter_rss();
     r->has_rss = r->rss >= 0;
+    /* ru_maxrss is brought up to date lazily: a peak is never below what is there now. */
+    if (r->has_own && r->has_rss && (uint64_t)r->rss * 4096 > r->peak)
+        r->peak = (uint64_t)r->rss * 4096;
+    g.last_peak = r->peak;
     r->rss -= g.self_pages;
     g.edges++;
 }

@@ -57,6 +57,15 @@ static bool overlaps(const struct maps_entry *e, const raddr_t *at, size_t count
     return false;
 }
 
+/* A region that was mapped and never written (see MP_REGION_PLACE). */
+static bool is_blank_region(pid_t pid, const struct maps_entry *e)
+{
+    uint64_t head[2];
+    return (e->lo & MP_REGION_PLACE_MASK) == MP_REGION_PLACE && e->hi - e->lo == MP_REGION_SIZE && !e->write &&
+           mem_read(pid, e->lo, &head[0], 8) == 0 && mem_read(pid, e->lo + MP_BOOT_OFF, &head[1], 8) == 0 &&
+           !head[0] && !head[1];
+}
+
 void ours_find(struct ours *ret, pid_t pid, const struct maps *m)
 {
     size_t i;
@@ -68,6 +77,8 @@ void ours_find(struct ours *ret, pid_t pid, const struct maps *m)
         unsigned pages = 0;
         if (!may_hold_region(e))
             continue;
+        if (ret->region_count < OURS_REGIONS_MAX && is_blank_region(pid, e))
+            ret->region[ret->region_count++] = e->lo;
         /* Every page: the kernel merges neighbours, so a region may begin inside. */
         for (at = e->lo; at < e->hi && pages++ < PAGES_LOOKED_AT; at += MP_PAGE)
             if (ret->region_count < OURS_REGIONS_MAX && has_magic(pid, at))

@@ -31,6 +31,7 @@ struct inject_plan {
     pid_t ns_pid;         /* the target's pid in its own pid namespace */
     raddr_t syscall_insn; /* `syscall; ret` in libc */
     raddr_t restore_rt;   /* libc's signal return stub: mov $15,%eax/%rax; syscall */
+    raddr_t region_hint;  /* where the region is asked for (MP_REGION_PLACE); 0: the kernel's choice */
     raddr_t r_state;      /* address of r_debug.r_state; 0 when there is none */
     struct plan_range unsafe[PLAN_UNSAFE_MAX];
     unsigned unsafe_count;

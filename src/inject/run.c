@@ -80,7 +80,7 @@ static int run_undo_flag(void *arg)
 
 static int run_map(struct run *r)
 {
-    const uint64_t a[6] = {0, MP_REGION_SIZE, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, (uint64_t)-1, 0};
+    const uint64_t a[6] = {r->plan->region_hint, MP_REGION_SIZE, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, (uint64_t)-1, 0};
     long value = 0;
     undo_push(&r->undo, "the boot region", run_undo_unmap, r);
     int ret = remote_call(&r->borrow.remote, SYS_mmap, a, clock_mono_ns() + RUN_CALL_NS, &value);

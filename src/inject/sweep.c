@@ -94,8 +94,10 @@ static void sweep_find_regions(struct sweep *s, const struct ours *o)
 {
     for (size_t i = 0; i < o->region_count; i++) {
         struct mp_boot b;
-        if (mem_read(s->live, o->region[i] + MP_BOOT_OFF, &b, sizeof b) < 0 || b.magic != MP_BOOT_MAGIC ||
-            b.region_base != o->region[i])
+        if (mem_read(s->live, o->region[i] + MP_BOOT_OFF, &b, sizeof b) < 0)
+            continue;
+        /* One without a boot block was never written: its launcher died at once. */
+        if (b.magic && (b.magic != MP_BOOT_MAGIC || b.region_base != o->region[i]))
             continue;
         if (sweep_tid_lives(s, b.raw_tid) || sweep_tid_lives(s, b.worker_tid))
             continue;

@@ -1,0 +1,114 @@
+/* The marks by which our own is known in a process: here the test's own. */
+#include <check.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "inject/ours.h"
+
+static struct ours look(void)
+{
+    struct maps m;
+    struct ours o;
+
+    ck_assert_int_eq(maps_read(&m, getpid()), 0);
+    ours_find(&o, getpid(), &m);
+    maps_release(&m);
+    return o;
+}
+
+static bool is_ours(const struct ours *o, const void *at)
+{
+    struct maps m;
+    const struct maps_entry *e;
+    bool ours;
+
+    ck_assert_int_eq(maps_read(&m, getpid()), 0);
+    e = maps_at(&m, (raddr_t)(uintptr_t)at);
+    ours = e && ours_mapping(o, e);
+    maps_release(&m);
+    return ours;
+}
+
+static unsigned char *map(uint64_t at, size_t len, int prot)
+{
+    void *p = mmap((void *)(uintptr_t)at, len, prot, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    ck_assert_ptr_ne(p, MAP_FAILED);
+    return p;
+}
+
+START_TEST(test_nothing)
+{
+    struct ours o = look();
+
+    ck_assert_uint_eq(o.region_count, 0);
+    ck_assert_uint_eq(o.thunk_count, 0);
+}
+END_TEST
+
+/* Two pages made in one, so that they are neighbours; no name is needed. */
+START_TEST(test_thunk)
+{
+    unsigned char *p = map(0, OURS_THUNK_SIZE, PROT_READ | PROT_WRITE);
+    struct ours o;
+
+    ck_assert_int_eq(mprotect(p, MP_PAGE, PROT_READ | PROT_EXEC), 0);
+    o = look();
+    ck_assert_uint_eq(o.thunk_count, 0);
+    memcpy(p + MP_PAGE, OURS_THUNK_MAGIC, sizeof(OURS_THUNK_MAGIC) - 1);
+    o = look();
+    ck_assert_uint_eq(o.thunk_count, 1);
+    ck_assert_uint_eq(o.thunk[0], (raddr_t)(uintptr_t)p);
+    ck_assert(is_ours(&o, p));
+    ck_assert(is_ours(&o, p + MP_PAGE));
+}
+END_TEST
+
+/* What a launcher leaves that is killed right after the kernel's mmap. */
+START_TEST(test_blank_region)
+{
+    const uint64_t place = 0x500000000000ull + MP_REGION_PLACE;
+    unsigned char *p = map(place, MP_REGION_SIZE, PROT_READ | PROT_EXEC);
+    struct ours o = look();
+
+    ck_assert_uint_eq((uint64_t)(uintptr_t)p, place);
+    ck_assert_uint_eq(o.region_count, 1);
+    ck_assert(is_ours(&o, p));
+    munmap(p, MP_REGION_SIZE);
+    map(place, MP_REGION_SIZE + MP_PAGE, PROT_READ | PROT_EXEC); /* of another size: somebody else's */
+    o = look();
+    ck_assert_uint_eq(o.region_count, 0);
+    ck_assert(!is_ours(&o, p));
+}
+END_TEST
+
+START_TEST(test_blank_region_written)
+{
+    unsigned char *p = map(0x500000000000ull + MP_REGION_PLACE, MP_REGION_SIZE, PROT_READ | PROT_WRITE);
+    struct ours o;
+
+    p[0] = 0xc3; /* a program's own code */
+    ck_assert_int_eq(mprotect(p, MP_REGION_SIZE, PROT_READ | PROT_EXEC), 0);
+    o = look();
+    ck_assert_uint_eq(o.region_count, 0);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("ours");
+    TCase *t = tcase_create("marks");
+    SRunner *r = srunner_create(s);
+    int failed;
+
+    tcase_add_test(t, test_nothing);
+    tcase_add_test(t, test_thunk);
+    tcase_add_test(t, test_blank_region);
+    tcase_add_test(t, test_blank_region_written);
+    suite_add_tcase(s, t);
+    srunner_run_all(r, CK_NORMAL);
+    failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed ? 1 : 0;
+}
