@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 
-PAGE_BYTES = 192 * 1024
+PAGE_BYTES = 512 * 1024
 
 
 class PageCache:
