@@ -137,7 +137,7 @@ struct mp_record {
     uint8_t reserved;
     uint16_t flags;    /* MP_REC_* */
     uint16_t depth;    /* 0 is the --root function itself, 1 the first call below the base */
-    uint16_t reserved2;
+    uint16_t probe_units;    /* call: what dur_ns leaves out, in MP_PROBE_UNIT_NS, rounded up */
     uint32_t line;     /* line: its number. call: 0 */
     int32_t rss_delta_pages; /* call: exit - entry, whole process */
     uint32_t rss_pages;      /* at time_ns, whole process */
@@ -149,6 +149,10 @@ struct mp_record {
     uint64_t peak_bytes;  /* with HAS_PEAK: ru_maxrss */
 };
 _Static_assert(sizeof(struct mp_record) == 80, "record layout");
+
+/* Reading smaps_rollup inside a call is no part of its duration; time_ns - dur_ns is
+ * late by that much as the call's entry. */
+#define MP_PROBE_UNIT_NS 65536u
 
 #define MP_REC_HAS_RSS 1u
 #define MP_REC_HAS_OWN 2u

@@ -69,15 +69,23 @@ static bool filtered(const struct reading *r, const struct call *c, uint64_t dur
     return own < g.opt.min_bytes && (uint64_t)(rss < 0 ? -rss : rss) < g.opt.min_bytes;
 }
 
+static uint16_t probe_units(uint64_t ns)
+{
+    uint64_t units = (ns + MP_PROBE_UNIT_NS - 1) / MP_PROBE_UNIT_NS;
+
+    return units > UINT16_MAX ? UINT16_MAX : (uint16_t)units;
+}
+
 void call_end(struct call *c, unsigned flags)
 {
     struct thread *th = c->thread;
     struct mp_record *rec;
     struct reading r;
-    uint64_t dur;
+    uint64_t dur, probed;
 
     meter_exit(th, &r);
-    dur = r.time - c->time0 - (th->probe_ns - c->probe0);
+    probed = th->probe_ns - c->probe0;
+    dur = r.time - c->time0 - probed;
     if (unlikely((g.opt.min_bytes || g.opt.min_time_ns) && filtered(&r, c, dur))) {
         g.filtered++;
         return;
@@ -93,7 +101,7 @@ void call_end(struct call *c, unsigned flags)
     rec->reserved = 0;
     rec->flags = (uint16_t)(c->flags | flags | MP_REC_HAS_PEAK);
     rec->depth = c->depth;
-    rec->reserved2 = 0;
+    rec->probe_units = probe_units(probed);
     rec->line = 0;
     rec->rss_delta_pages = (int32_t)(r.rss - c->rss0);
     rec->rss_pages = (uint32_t)r.rss;

@@ -8,7 +8,6 @@
 
 #define PENDING_FIRST 8   /* room at a thread's first call */
 #define PENDING_YOUNG 32  /* newest entries that are never put together */
-#define PROBE_SLACK_NS 1000000000ull /* smaps_rollup of a very large process */
 
 /* Adds n to the list of p under its code. A list that is full drops it: then a
  * recursion through that function counts twice. */
@@ -86,24 +85,14 @@ static int pending_push(struct thread_slot *t, const struct pending *p)
     return 0;
 }
 
-/* The moment after which a deeper call's end makes it a callee. A duration does
- * not hold the time that reading smaps_rollup took inside the call, so that end -
- * duration lies too late by that much where a callee or a line had it read. */
-static uint64_t claim_since(const struct thread_slot *t, const struct pending *call)
-{
-    return t->probed_ns > call->start ? subu_sat(call->start, PROBE_SLACK_NS) : call->start;
-}
-
 /* Takes the calls that call made off the stack; their sums in *ret. */
 static void pending_claim(struct thread_slot *t, const struct pending *call, struct pending *ret)
 {
-    uint64_t since = claim_since(t, call);
-
     memset(ret, 0, sizeof(*ret));
     while (t->pending_count) {
         const struct pending *top = &t->pending[t->pending_count - 1];
 
-        if (top->depth <= call->depth || top->end < since)
+        if (top->depth <= call->depth || top->end < call->since)
             return;
         ret->rss = add_sat(ret->rss, top->rss);
         ret->own = addu_sat(ret->own, top->own);
@@ -248,6 +237,7 @@ int model_call(struct model *m, struct thread_slot *t, struct code_slot *c, cons
 {
     struct pending call = {.start = r->time_ns - r->dur_ns, .end = r->time_ns, .depth = r->depth}, callees;
 
+    call.since = subu_sat(call.start, (uint64_t)r->probe_units * MP_PROBE_UNIT_NS);
     pending_claim(t, &call, &callees);
     call_measure(m, r, &callees, &call);
     call_nest(&c->pub, &call, &callees);
@@ -255,7 +245,5 @@ int model_call(struct model *m, struct thread_slot *t, struct code_slot *c, cons
     call_release_between(m, t, r, &call);
     call_self(m, &c->pub, r, &call, &callees);
     call_overlap(m, t->pub.id, &call);
-    if (r->flags & MP_REC_HAS_USS)
-        t->probed_ns = r->time_ns;
     return pending_push(t, &call);
 }

@@ -90,8 +90,6 @@ int model_line_visit(struct model *m, struct thread_slot *t, const struct mp_rec
         t->levels = calloc(MP_DEPTH_MAX + 1, sizeof(*t->levels));
     if (!t->levels)
         return -ENOMEM;
-    if (r->flags & MP_REC_HAS_USS)
-        t->probed_ns = r->time_ns;
     lv = &t->levels[r->depth];
     first = !lv->line || lv->line->code_id != r->code_id;
     t->own_count = addu_sat(t->own_count, line_own(m, t, r, first));

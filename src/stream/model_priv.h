@@ -30,6 +30,7 @@ struct grower {
  * together span from the first's start to the second's end. */
 struct pending {
     uint64_t start, end;
+    uint64_t since; /* its entry, at the latest: start less what its duration leaves out */
     int64_t rss;
     uint64_t own, ns;
     uint16_t depth, nested_count, grower_count;
@@ -53,7 +54,6 @@ struct thread_slot {
     char *name;              /* owned; NULL when not announced */
     struct pending *pending; /* a stack, newest last; grows to MODEL_PENDING_MAX */
     unsigned pending_count, pending_room;
-    uint64_t probed_ns; /* time of the newest record that read smaps_rollup */
     struct line_level *levels; /* MP_DEPTH_MAX + 1 of them; NULL before the first line record */
     uint64_t own_count;        /* bytes seen through line records, and at returns */
     uint64_t own_carry;        /* of own_count: will be in the next line record again */

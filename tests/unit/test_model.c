@@ -85,6 +85,7 @@ END_TEST
 START_TEST(test_probe_in_callee)
 {
     struct mp_record probed = gen_call(3, 1, 2, 100, 10, 5, 5, 115);
+    struct mp_record caller = gen_call(1, 1, 1, 105, 700, 16, 16, 116);
     struct model *m;
     struct gen g;
 
@@ -93,7 +94,8 @@ START_TEST(test_probe_in_callee)
     gen_call1(&g, gen_call(2, 1, 2, 80, 10, 5, 5, 105));
     gen_call1(&g, gen_call(2, 1, 2, 92, 5, 5, 5, 110));
     gen_call1(&g, probed);
-    gen_call1(&g, gen_call(1, 1, 1, 105, 700, 16, 16, 116)); /* began at 75: 30 us of it were the probe's */
+    caller.probe_units = 1;
+    gen_call1(&g, caller); /* began at 75: 30 us of it were the probe's */
     gen_call1(&g, gen_call(2, 1, 2, 910, 10, 5, 5, 105));
     gen_call1(&g, gen_call(1, 1, 1, 930, 20, 3, 3, 116)); /* no probe, no doubt */
     m = play(&g);
