@@ -44,6 +44,7 @@ class Run(object):
         self.pairs = options.pairs or (3 if options.quick else 9)
         self.seconds = options.seconds or (0.3 if options.quick else 1.0)
         self.quick = options.quick
+        self.of = options.of
         wanted = options.python.split(",") if options.python else None
         self.pythons = places.interpreters(wanted)
         self.path = os.path.join(self.folder, "quick.json" if options.quick else "results.json")
@@ -67,7 +68,7 @@ class Run(object):
     def save(self, name, rows):
         self.results[name] = rows
         self.results["machine"] = places.machine()
-        self.results["commit"] = places.commit()
+        self.results["commit"] = self.of or places.commit()
         with open(self.path + ".new", "w") as f:
             json.dump(self.results, f, indent=1)
         os.replace(self.path + ".new", self.path)
@@ -193,7 +194,7 @@ def one_server(run, python, kind):
 def big(run):
     rows = []
     for version in run.some("3.8", "3.11", "3.12"):
-        for what, args, need in (("8 GiB", (8192, 0), 10), ("20,000 mappings", (0, 20000), 1)):
+        for what, args, need in (("8 GiB", (8192, 0), 11), ("20,000 mappings", (0, 20000), 1)):
             row = attempt(rows, "%s %s" % (version, what), a_big_one, run, run.python(version), args, need)
             row.update(python=version, goal=what)
     return rows
@@ -421,7 +422,7 @@ def threads(run):
 @section
 def rss(run):
     return sweep(run, "MiB", ("3.11", "3.12")[:1 if run.quick else 2], (0, 512) if run.quick else (0, 192, 2048, 8192),
-                 lambda n: ("big", (n, 0), (), n // 1024 + 1))
+                 lambda n: ("big", (n, 0), (), n // 1024 + 3))
 
 
 @section
@@ -470,6 +471,7 @@ def main():
     parser.add_argument("--pairs", type=int, help="windows with the tool, each between two without")
     parser.add_argument("--seconds", type=float, help="of a window")
     parser.add_argument("--python")
+    parser.add_argument("--of", help="the commit that was built, if it is not this tree's last")
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--docs", default=os.path.join(measure.HERE, "..", "..", "docs"))
     options = parser.parse_args()
