@@ -156,14 +156,18 @@ static void sweep_mark_threads(struct sweep *s)
 
 /* Whether a word that points into r may ever be followed. Nothing is in flight in a
  * thunk that is looked at, so no stack, saved or live, leads back into it, whatever
- * stale return address a frame still holds; its entries are what could be called. */
-static bool sweep_counts(const struct sweep_range *r, raddr_t word)
+ * stale return address or spilled pointer a frame still holds (the slot was read and
+ * called in one go under the GIL). What could still be called is an entry that is
+ * kept elsewhere: by another eval-frame user, say. */
+static bool sweep_counts(const struct sweep_range *r, raddr_t word, bool stack)
 {
+    if (stack && r->entry[0])
+        return false;
     return !r->entry[0] || word == r->entry[0] || word == r->entry[1];
 }
 
 /* Marks ranges that a word of len bytes at buf points into. */
-static void sweep_mark_words(struct sweep *s, raddr_t at, const uint64_t *buf, size_t len)
+static void sweep_mark_words(struct sweep *s, raddr_t at, const uint64_t *buf, size_t len, bool stack)
 {
     raddr_t lo = ~0ull, hi = 0;
     for (size_t i = 0; i < s->count; i++) {
@@ -174,9 +178,17 @@ static void sweep_mark_words(struct sweep *s, raddr_t at, const uint64_t *buf, s
         if (buf[i] < lo || buf[i] >= hi)
             continue;
         struct sweep_range *r = sweep_at(s, buf[i]), *self = sweep_at(s, at + i * 8);
-        if (r && r != self && sweep_counts(r, buf[i]))
+        if (r && r != self && sweep_counts(r, buf[i], stack))
             r->in_use = true;
     }
+}
+
+static bool sweep_is_stack(const struct sweep *s, const struct maps_entry *e)
+{
+    for (size_t i = 0; i < s->sp_count; i++)
+        if (s->sp[i] >= e->lo && s->sp[i] < e->hi)
+            return true;
+    return false;
 }
 
 /* Where a mapping's live words begin: below a waiting thread's stack pointer and
@@ -206,7 +218,7 @@ static void sweep_mark_pointers(struct sweep *s)
             size_t len = e->hi - at < SWEEP_CHUNK ? (size_t)(e->hi - at) : SWEEP_CHUNK;
             ssize_t n = mem_read_some(s->live, at, buf, len);
             if (n > 0)
-                sweep_mark_words(s, at, buf, (size_t)n);
+                sweep_mark_words(s, at, buf, (size_t)n, sweep_is_stack(s, e));
         }
     }
     free(buf);
