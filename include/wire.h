@@ -134,7 +134,7 @@ struct mp_record {
     uint32_t code_id;  /* 0: a function beyond MP_CODES_MAX */
     uint32_t thread_id;
     uint8_t type;      /* enum mp_record_type */
-    uint8_t reserved;
+    uint8_t weight_log2; /* call: it stands for 2^n calls like it (the governor samples); 0 as a rule */
     uint16_t flags;    /* MP_REC_* */
     uint16_t depth;    /* 0 is the --root function itself, 1 the first call below the base */
     uint16_t probe_units;    /* call: what dur_ns leaves out, in MP_PROBE_UNIT_NS, rounded up */
@@ -162,6 +162,16 @@ _Static_assert(sizeof(struct mp_record) == 80, "record layout");
 #define MP_REC_RAISED 32u   /* the call ended by an exception */
 #define MP_REC_YIELDED 64u  /* monitoring only: the run ended by yield or await */
 #define MP_REC_RESUMED 128u /* the run began by a resume, not by a call */
+
+/* What the governor keeps giving up, one on top of the other, while the cost stays
+ * above --max-overhead. */
+enum mp_stage {
+    MP_STAGE_FULL = 0,    /* as asked for */
+    MP_STAGE_ROLLUP = 1,  /* smaps_rollup is read more rarely */
+    MP_STAGE_DEPTH = 2,   /* the traced depth is less */
+    MP_STAGE_SAMPLED = 3, /* calls are sampled, records have weights */
+    MP_STAGE_QUIET = 4    /* nothing is traced */
+};
 
 struct mp_lost {
     uint64_t count;     /* since the last LOST */

@@ -272,6 +272,18 @@ void *pool_alloc(size_t len); /* never freed singly; hooks only */
 void mem_release(void); /* everything */
 void mem_name(void *p, size_t len, const char *name); /* for /proc/PID/maps, best effort */
 
+/* ---- governor.c ----------------------------------------------------------------- */
+
+/* What is in force now: what was asked for, or less (--max-overhead). Written by the
+ * agent thread, read by hooks at any time: each word is right by itself. */
+struct governor {
+    uint32_t stage;       /* enum mp_stage */
+    uint32_t depth;       /* traced depth, 1 .. opt.depth */
+    uint32_t sample_log2; /* one call in 2^n is measured, with all below it; 0: every call */
+    uint32_t quiet;       /* 1: nothing is traced */
+    uint32_t rollup_ppm;  /* budget of smaps_rollup */
+};
+
 /* ---- the state ---------------------------------------------------------------- */
 
 struct agent {
@@ -285,6 +297,7 @@ struct agent {
     unsigned minor; /* 3.minor */
 
     struct mp_options opt;
+    struct governor gov;
     bool roots; /* --root given */
     bool lines;
     bool no_quiet; /* depth must be looked at on every call: roots, greenlets */

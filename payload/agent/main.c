@@ -188,6 +188,7 @@ static void take_options(const void *payload, size_t len)
         g.opt.depth = g.opt.depth ? MP_DEPTH_MAX : MP_DEPTH_DEFAULT;
     g.roots = g.opt.root.count > 0;
     g.lines = g.opt.flags & MP_OPT_LINES;
+    g.gov = (struct governor){ .depth = g.opt.depth, .rollup_ppm = g.opt.rollup_budget_ppm };
     mp_control_block.options = g.opt;
 }
 

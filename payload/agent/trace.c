@@ -98,7 +98,7 @@ void call_end(struct call *c, unsigned flags)
     rec->code_id = c->code->id;
     rec->thread_id = th->id;
     rec->type = MP_REC_CALL;
-    rec->reserved = 0;
+    rec->weight_log2 = 0;
     rec->flags = (uint16_t)(c->flags | flags | MP_REC_HAS_PEAK);
     rec->depth = c->depth;
     rec->probe_units = probe_units(probed);
