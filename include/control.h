@@ -59,6 +59,8 @@ struct mp_control {
     volatile uint64_t threads; /* threads seen */
     volatile uint64_t codes;   /* functions named */
     struct mp_options options;
+    struct mp_govern govern;   /* what is in force, and the last window's measurement */
+    struct mp_account account; /* brought up to date at every window's end */
     struct mp_slots slots_before; /* the interpreter's hook slots as they were found */
     struct mp_slots slots_after;  /* as they are after the unhook: valid in state GONE and RESIDUE */
     /* After a detach_request the agent, in state GONE or RESIDUE, lingers until

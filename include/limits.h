@@ -15,6 +15,9 @@
 #define MP_THREADS_MAX 1024    /* threads with a ring at one time; further ones are counted as lost */
 #define MP_RING_RECORDS 2048   /* records a thread's ring holds: a power of two */
 
+#define MP_RSS_FRESH_NS 20000  /* a thread without page faults takes its last reading of statm for so long */
+#define MP_SAMPLE_LOG2_MAX 10  /* the governor samples one call in 1024 at the rarest */
+
 #define MP_LEASE_MS 1000       /* the agent is unhooked within this time of the launcher's end closing */
 #define MP_ACK_WAIT_MS 500     /* an agent that was asked to leave lets the asker read its account so long */
 #define MP_GO_WAIT_MS 5000     /* the loader waits this long for the launcher's first byte */

@@ -23,7 +23,7 @@ struct mp_options {
     uint64_t min_time_ns; /* records shorter than this are not sent; 0: all */
     int32_t thread;       /* only this tid (target's namespace); 0: all */
     uint32_t rollup_budget_ppm; /* share of wall time that smaps_rollup may take, in millionths */
-    uint32_t max_overhead_ppm;   /* --max-overhead: the governor's goal, in millionths of the process' CPU time; 0: off */
+    uint32_t max_overhead_ppm;   /* --max-overhead: the governor's goal, in millionths of the target's own work; 0: off */
     uint32_t reserved;
     struct mp_patterns root;     /* base functions; none: the base settles by itself */
     struct mp_patterns function; /* qualified or bare names */

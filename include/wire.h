@@ -10,7 +10,7 @@
  * every byte as foreign: the target may be compromised.
  *
  * Order: agent HELLO; launcher GO; agent SELFTEST, HOOKED (or FAILED, then BYE);
- * then THREAD/CODE before the first record that names them, RECORDS, LOST, STATS;
+ * then THREAD/CODE before the first record that names them, RECORDS, LOST, STATS, GOVERN;
  * BYE is the last frame, always; then the agent closes its end. */
 #ifndef MP_WIRE_H
 #define MP_WIRE_H
@@ -35,6 +35,7 @@ enum mp_msg {
     MP_MSG_BYE = 10,     /* struct mp_bye */
     MP_MSG_NOTE = 11,    /* struct mp_note, then text bytes: something the user should know */
     MP_MSG_LINE = 12,    /* reserved */
+    MP_MSG_GOVERN = 13,  /* struct mp_govern: the governor gave something up, or back */
     /* launcher to agent */
     MP_MSG_GO = 64,      /* struct mp_options */
     MP_MSG_DETACH = 65   /* empty */
@@ -172,6 +173,39 @@ enum mp_stage {
     MP_STAGE_SAMPLED = 3, /* calls are sampled, records have weights */
     MP_STAGE_QUIET = 4    /* nothing is traced */
 };
+#define MP_STAGES 5
+
+/* Cost is what hooks and probes took, over what the target worked by itself
+ * meanwhile: its CPU time without the agent's thread and without the hooks. In
+ * millionths; a process that only waits may have a great cost of next to nothing. */
+#define MP_COST_MAX_PPM 1000000000u /* 1000 times its own work; greater ones are told as this */
+
+/* What is in force from time_ns on, and the measurement that led to it. Sent at every
+ * change, and never when --max-overhead is 0. */
+struct mp_govern {
+    uint64_t time_ns;     /* CLOCK_MONOTONIC */
+    uint32_t stage;       /* enum mp_stage: of all that is given up, the last in order */
+    uint32_t depth;       /* traced depth, 1 .. that of the options */
+    uint32_t sample_log2; /* 0 .. MP_SAMPLE_LOG2_MAX: one call in 2^n is measured */
+    uint32_t rollup_ppm;  /* budget of smaps_rollup */
+    uint64_t window_ns;   /* the window that was judged: its length, */
+    uint64_t hook_ns;     /* time in hooks and probes, */
+    uint64_t work_ns;     /* CPU time of the target's own work */
+    uint32_t cost_ppm;    /* 0 .. MP_COST_MAX_PPM */
+    uint32_t floor_ppm;   /* of it: what a hook costs by its presence, which no stage can cut */
+};
+
+/* The governor's account since the hook: in STATS, in BYE, and in the control block. */
+struct mp_account {
+    uint64_t work_ns;  /* CPU time of the target's own work */
+    uint64_t agent_ns; /* CPU time of the agent's own thread, which runs beside the target's */
+    uint64_t floor_ns; /* of hook_ns: what no stage can cut */
+    uint64_t stage_ns[MP_STAGES]; /* wall time spent in each stage */
+    uint32_t cost_ppm;         /* of the last window */
+    uint32_t deepest;          /* enum mp_stage: the furthest one reached */
+    uint32_t least_depth;      /* the shallowest depth that was in force */
+    uint32_t most_sample_log2; /* the highest weight that was in force */
+};
 
 struct mp_lost {
     uint64_t count;     /* since the last LOST */
@@ -197,6 +231,7 @@ struct mp_stats {
     uint64_t peak_bytes;
     uint32_t threads;
     uint32_t codes;
+    struct mp_account account;
 };
 
 struct mp_bye {
@@ -207,6 +242,7 @@ struct mp_bye {
     uint64_t hook_ns;
     uint64_t inflight; /* frames that still run through the thunk */
     struct mp_slots slots; /* after the unhook */
+    struct mp_account account;
 };
 enum mp_bye_reason {
     MP_BYE_DETACH = 1,   /* asked over the socket */

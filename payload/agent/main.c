@@ -6,6 +6,7 @@
  * Holds no lock, ever; takes the GIL three ways (install, uninstall, names), each
  * time knowing that PyGILState_Ensure ends the calling thread if the interpreter
  * finalizes meanwhile: whatever must be true then is true before the call. */
+#include "agent/governor.h"
 #include "agent/python.h"
 
 #define FD_FLOOR 512
@@ -101,24 +102,6 @@ static void send_hello(void)
     wire_flush(SEND_WAIT_MS);
 }
 
-static uint64_t events_all(void)
-{
-    return g.events + g.line_events + hook_quiet_count();
-}
-
-/* docs/ARCHITECTURE.md: calibrated cost per event times events, plus what the
- * probes took. Costs are those that tests/agent/bench.py shows, the interpreter's
- * share included: on 3.11 a hooked call is no longer inlined (about 25 ns); on
- * 3.12+ a monitoring event goes through a vectorcall (about 30 ns). */
-static uint64_t hook_ns(void)
-{
-    uint64_t quiet = g.minor == 11 ? 25 : 2;
-    uint64_t event = g.minor >= 12 ? 30 : quiet + 8;
-
-    return hook_quiet_count() * quiet + (g.events + g.line_events) * event + g.edges * (g.cost_edge_ns + 60) +
-           g.rollup_ns;
-}
-
 static void update_control(void)
 {
     struct mp_control *c = &mp_control_block;
@@ -130,7 +113,7 @@ static void update_control(void)
     c->heartbeat_ns = clock_ns(CLOCK_MONOTONIC);
     c->records = g.records;
     c->lost = lost;
-    c->hook_ns = hook_ns();
+    c->hook_ns = governor_hook_ns();
 }
 
 static void send_stats(void)
@@ -141,14 +124,15 @@ static void send_stats(void)
         .records = g.records,
         .lost = mp_control_block.lost,
         .filtered = g.filtered,
-        .events = events_all(),
-        .hook_ns = hook_ns(),
+        .events = governor_events(),
+        .hook_ns = governor_hook_ns(),
         .rollup_ns = g.rollup_ns,
         .rss_bytes = rss < 0 ? 0 : (uint64_t)rss * MP_PAGE,
         .uss_bytes = g.last_uss,
         .peak_bytes = g.last_peak,
         .threads = g.next_thread_id,
         .codes = g.ncode,
+        .account = governor_account(),
     };
 
     wire_frame(MP_MSG_STATS, 1, &s, sizeof(s), NULL, 0);
@@ -164,6 +148,7 @@ static void send_bye(void)
         .hook_ns = mp_control_block.hook_ns,
         .inflight = hook_inflight(),
         .slots = g.slots_after,
+        .account = governor_account(),
     };
 
     if (g.fail.code)
@@ -188,7 +173,7 @@ static void take_options(const void *payload, size_t len)
         g.opt.depth = g.opt.depth ? MP_DEPTH_MAX : MP_DEPTH_DEFAULT;
     g.roots = g.opt.root.count > 0;
     g.lines = g.opt.flags & MP_OPT_LINES;
-    g.gov = (struct governor){ .depth = g.opt.depth, .rollup_ppm = g.opt.rollup_budget_ppm };
+    governor_init();
     mp_control_block.options = g.opt;
 }
 
@@ -369,10 +354,12 @@ static uint32_t loop(void)
     uint32_t reason, named = 0;
     unsigned idle = 0;
 
+    governor_start(clock_ns(CLOCK_MONOTONIC));
     for (;;) {
         records = g.records;
         drain();
         update_control();
+        governor_tick(mp_control_block.heartbeat_ns);
         once_a_second(mp_control_block.heartbeat_ns, &next_stats, &named);
         reason = leave_reason();
         if (reason)
@@ -462,6 +449,7 @@ int mp_agent_main(struct mp_boot *boot)
     if (prepare_hooks() || install())
         return leave(true);
     bye_reason = loop();
+    governor_stop(clock_ns(CLOCK_MONOTONIC));
     python_done = uninstall();
     if (!python_done)
         bye_reason = MP_BYE_FINALIZE;

@@ -184,6 +184,8 @@ static bool record_ok(const struct mp_record *r)
         return false;
     if (r->code_id > MP_CODES_MAX || r->thread_id < 1 || r->depth > MP_DEPTH_MAX)
         return false;
+    if (r->weight_log2 > (r->type == MP_REC_CALL ? MP_SAMPLE_LOG2_MAX : 0))
+        return false;
     if (r->time_ns > STREAM_TIME_MAX || r->dur_ns > r->time_ns || r->line > INT32_MAX)
         return false;
     return record_bytes_ok(r);
@@ -204,6 +206,16 @@ static int decode_records(const struct stream_row *row, const unsigned char *p, 
     return 0;
 }
 
+static bool account_ok(const struct mp_account *a)
+{
+    for (unsigned i = 0; i < MP_STAGES; i++)
+        if (a->stage_ns[i] > STREAM_TIME_MAX)
+            return false;
+    return a->work_ns <= STREAM_TIME_MAX && a->agent_ns <= STREAM_TIME_MAX && a->floor_ns <= STREAM_TIME_MAX &&
+           a->cost_ppm <= MP_COST_MAX_PPM && a->deepest < MP_STAGES && a->least_depth <= MP_DEPTH_MAX &&
+           a->most_sample_log2 <= MP_SAMPLE_LOG2_MAX;
+}
+
 static int decode_stats(const struct stream_row *row, const unsigned char *p, size_t len, unsigned count,
                         struct stream_event *ret)
 {
@@ -211,7 +223,35 @@ static int decode_stats(const struct stream_row *row, const unsigned char *p, si
     int err = decode_plain(row, p, len, count, ret);
 
     if (!err && (st->time_ns > STREAM_TIME_MAX || st->rss_bytes > STREAM_BYTES_MAX ||
-                 st->uss_bytes > STREAM_BYTES_MAX || st->peak_bytes > STREAM_BYTES_MAX))
+                 st->uss_bytes > STREAM_BYTES_MAX || st->peak_bytes > STREAM_BYTES_MAX ||
+                 st->hook_ns > STREAM_TIME_MAX || !account_ok(&st->account)))
+        return -EPROTO;
+    return err;
+}
+
+static int decode_govern(const struct stream_row *row, const unsigned char *p, size_t len, unsigned count,
+                         struct stream_event *ret)
+{
+    const struct mp_govern *v = &ret->govern;
+    int err = decode_plain(row, p, len, count, ret);
+
+    if (err)
+        return err;
+    if (v->stage >= MP_STAGES || v->depth < 1 || v->depth > MP_DEPTH_MAX || v->sample_log2 > MP_SAMPLE_LOG2_MAX ||
+        v->cost_ppm > MP_COST_MAX_PPM || v->floor_ppm > MP_COST_MAX_PPM)
+        return -EPROTO;
+    if (v->time_ns > STREAM_TIME_MAX || v->window_ns > STREAM_TIME_MAX || v->hook_ns > STREAM_TIME_MAX ||
+        v->work_ns > STREAM_TIME_MAX)
+        return -EPROTO;
+    return 0;
+}
+
+static int decode_bye(const struct stream_row *row, const unsigned char *p, size_t len, unsigned count,
+                      struct stream_event *ret)
+{
+    int err = decode_plain(row, p, len, count, ret);
+
+    if (!err && (ret->bye.hook_ns > STREAM_TIME_MAX || !account_ok(&ret->bye.account)))
         return -EPROTO;
     return err;
 }
@@ -228,7 +268,8 @@ static const struct stream_row rows[] = {
     {MP_MSG_STATS, IN(STREAM_HELLO) | IN(STREAM_HOOKED) | IN(STREAM_FAILED), sizeof(struct mp_stats),
      STREAM_STATES, decode_stats},
     {MP_MSG_BYE, IN(STREAM_HELLO) | IN(STREAM_HOOKED) | IN(STREAM_FAILED), sizeof(struct mp_bye), STREAM_BYE,
-     decode_plain},
+     decode_bye},
+    {MP_MSG_GOVERN, IN(STREAM_HOOKED), sizeof(struct mp_govern), STREAM_STATES, decode_govern},
     {MP_MSG_NOTE, IN(STREAM_HELLO) | IN(STREAM_HOOKED) | IN(STREAM_FAILED), sizeof(struct mp_note),
      STREAM_STATES, decode_note},
 };

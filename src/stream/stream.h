@@ -5,8 +5,9 @@
  * sent: the order of wire.h (HELLO first and once; nothing but NOTE, STATS,
  * SELFTEST, HOOKED, FAILED, BYE before HOOKED; nothing after BYE), strings
  * within the frame and the limits of limits.h, ids within range, records of a
- * known type with depth <= MP_DEPTH_MAX, byte figures below STREAM_BYTES_MAX,
- * times below STREAM_TIME_MAX and no call longer than its own clock. It does not
+ * known type with depth <= MP_DEPTH_MAX and a weight of the governor's, stages
+ * that exist, byte figures below STREAM_BYTES_MAX, times below STREAM_TIME_MAX
+ * and no call longer than its own clock. It does not
  * guarantee that a code or thread id was announced, nor that figures are true. */
 #ifndef MP_STREAM_H
 #define MP_STREAM_H
@@ -34,6 +35,7 @@ struct stream_event {
         struct { const struct mp_record *rec; unsigned count; } records;
         struct mp_lost lost;
         struct mp_stats stats;
+        struct mp_govern govern;
         struct mp_bye bye;
         struct { struct mp_note head; const char *text; } note;
     };

@@ -3,6 +3,7 @@ what tests look at. Independent of the launcher's decoder on purpose."""
 import struct
 
 HELLO, SELFTEST, HOOKED, FAILED, CODE, THREAD, RECORDS, LOST, STATS, BYE, NOTE = range(1, 12)
+GOVERN = 13
 GO, DETACH = 64, 65
 OPT_LINES, OPT_NO_ROLLUP, OPT_CURE = 1, 2, 4
 CALL, LINE = 1, 2
@@ -10,7 +11,7 @@ HAS_RSS, HAS_OWN, HAS_USS, HAS_USS_DELTA, HAS_PEAK, RAISED, YIELDED, RESUMED = (
 
 PATTERNS_MAX, PATTERN_MAX = 16, 128
 RECORD = struct.Struct("<QQIIBBHHHIiIIQQqQ")
-RECORD_FIELDS = ("time dur code thread type _r flags depth _r2 line rss_delta rss own uss swap "
+RECORD_FIELDS = ("time dur code thread type weight flags depth _r2 line rss_delta rss own uss swap "
                  "uss_delta peak").split()
 assert RECORD.size == 80
 
@@ -24,14 +25,27 @@ def patterns(globs):
     return struct.pack("<II", len(globs), 0) + body.ljust(PATTERNS_MAX * PATTERN_MAX, b"\0")
 
 
-def go(flags=0, depth=3, min_bytes=0, min_time=0, thread=0, ppm=10000, root=(), function=(), module=(), exclude=()):
-    body = struct.pack("<IIQQiI", flags, depth, min_bytes, min_time, thread, ppm)
+def go(flags=0, depth=3, min_bytes=0, min_time=0, thread=0, ppm=10000, root=(), function=(), module=(), exclude=(),
+       overhead=0):
+    """overhead: --max-overhead in millionths. Off by default: tests count calls, on machines of any speed."""
+    body = struct.pack("<IIQQiIII", flags, depth, min_bytes, min_time, thread, ppm, overhead, 0)
     body += patterns(root) + patterns(function) + patterns(module) + patterns(exclude)
     return frame(GO, body)
 
 
 def frame(kind, body=b""):
     return struct.pack("<IHH", len(body) + 8, kind, 1) + body
+
+
+FULL, ROLLUP, DEPTH, SAMPLED, QUIET = range(5)
+GOVERN_STRUCT = struct.Struct("<QIIIIQQQII")
+ACCOUNT_STRUCT = struct.Struct("<8QIIII")
+
+
+def account(b):
+    v = ACCOUNT_STRUCT.unpack(b)
+    return Obj(zip("work agent floor stages cost_ppm deepest least_depth most_sample".split(),
+                   v[:3] + (list(v[3:8]),) + v[8:]))
 
 
 def slots(b):
@@ -45,7 +59,7 @@ class Session:
         self.buf = b""
         self.order = []
         self.codes, self.threads = {}, {}
-        self.records, self.notes, self.stats = [], [], []
+        self.records, self.notes, self.stats, self.govern = [], [], [], []
         self.lost = 0
         self.hello = self.selftest = self.hooked = self.failed = self.bye = None
 
@@ -94,10 +108,15 @@ class Session:
             self.lost += struct.unpack_from("<Q", b)[0]
         elif kind == STATS:
             self.stats.append(Obj(zip("time records lost filtered events hook_ns rollup_ns rss uss peak threads codes".split(),
-                                      struct.unpack("<10QII", b))))
+                                      struct.unpack_from("<10QII", b))))
+            self.stats[-1]["account"] = account(b[88:])
+        elif kind == GOVERN:
+            self.govern.append(Obj(zip("time stage depth sample rollup window hook work cost_ppm floor_ppm".split(),
+                                       GOVERN_STRUCT.unpack(b))))
         elif kind == BYE:
             self.bye = Obj(zip("reason residue records lost hook_ns inflight".split(), struct.unpack_from("<IIQQQQ", b)))
             self.bye["slots"] = slots(b[40:])
+            self.bye["account"] = account(b[72:])
         elif kind == NOTE:
             code, n, _ = struct.unpack_from("<IHH", b)
             self.notes.append((code, b[8:8 + n].decode()))

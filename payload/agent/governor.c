@@ -1,0 +1,243 @@
+/* The governor's measurements (governor.h).
+ *
+ * Cost model. Time in hooks can't be measured by the hooks: two clock reads cost more
+ * than most of them. They count instead, and each kind of event has a price:
+ *
+ *   passed   the thunk's two compares. Up to 3.10 2 ns; on 3.11 25 ns, since a call
+ *            through the slot is no longer inlined: nearly all of it is the
+ *            interpreter's. This is the floor: it is paid while the hook is there.
+ *   event    a slow-path entry: `passed` and 8 ns of ours; from 3.12 30 ns, a
+ *            vectorcall from sys.monitoring, which is switched off where not needed
+ *   edge     an entry or exit that is measured: the probes as the self-test at the
+ *            attach timed them in this process on this kernel, and 60 ns of ours
+ *   rollup   smaps_rollup: timed at every reading
+ *
+ * The constants were taken with tests/agent/bench.py, per version, on one machine:
+ * another one differs by its clock, which a goal of a few per cent can stand. What depends on the kernel and on the process is measured. */
+#include "agent/governor.h"
+
+#include "agent/agent.h"
+#include "agent/policy.h"
+
+#define CPU_OF_PROCESS 2 /* CLOCK_PROCESS_CPUTIME_ID */
+#define CPU_OF_THREAD 3  /* CLOCK_THREAD_CPUTIME_ID */
+#define WINDOW_NS 1000000000ull
+#define WINDOW_SHORT_NS 250000000ull /* the first one, and while things change: a flood is met early */
+
+#define PASSED_NS 2u
+#define PASSED_311_NS 25u
+#define EVENT_NS 8u
+#define EVENT_MONITORING_NS 30u
+#define EDGE_NS 60u
+
+struct counters {
+    uint64_t wall, process, agent, hook, floor, rollup;
+};
+
+static struct policy policy;
+static struct counters origin, last; /* at the hook, and at the last window's end */
+static struct mp_account account;
+static struct mp_govern govern; /* of the last window */
+static uint64_t window_end;     /* 0: not started */
+static bool to_announce;
+static uint64_t passed;
+
+static uint64_t passed_ns(void)
+{
+    return g.minor == 11 ? PASSED_311_NS : PASSED_NS;
+}
+
+/* The thunk's own count goes with its page at the unhook. */
+static uint64_t passed_count(void)
+{
+    uint64_t n = hook_quiet_count();
+
+    if (passed < n)
+        passed = n;
+    return passed;
+}
+
+uint64_t governor_events(void)
+{
+    return g.events + g.line_events + passed_count();
+}
+
+static uint64_t floor_ns(void)
+{
+    return passed_count() * passed_ns();
+}
+
+uint64_t governor_hook_ns(void)
+{
+    uint64_t event = g.minor >= 12 ? EVENT_MONITORING_NS : passed_ns() + EVENT_NS;
+
+    return floor_ns() + (g.events + g.line_events) * event + g.edges * (g.cost_edge_ns + EDGE_NS) + g.rollup_ns;
+}
+
+static struct counters counters_now(uint64_t now)
+{
+    struct counters c = {
+        .wall = now,
+        .process = clock_ns(CPU_OF_PROCESS),
+        .agent = clock_ns(CPU_OF_THREAD),
+        .hook = governor_hook_ns(),
+        .floor = floor_ns(),
+        .rollup = g.rollup_ns,
+    };
+
+    return c;
+}
+
+static uint64_t less(uint64_t a, uint64_t b)
+{
+    return a > b ? a - b : 0;
+}
+
+/* Where no CPU clock can be read (a sandbox), wall time stands in for it. */
+static struct policy_window window_between(const struct counters *a, const struct counters *b)
+{
+    struct policy_window w = {
+        .wall_ns = less(b->wall, a->wall),
+        .cpu_ns = less(less(b->process, a->process), less(b->agent, a->agent)),
+        .hook_ns = less(b->hook, a->hook),
+        .floor_ns = less(b->floor, a->floor),
+        .rollup_ns = less(b->rollup, a->rollup),
+    };
+
+    if (!b->process)
+        w.cpu_ns = w.wall_ns;
+    return w;
+}
+
+void governor_init(void)
+{
+    struct policy_asked asked = {
+        .goal_ppm = g.opt.max_overhead_ppm,
+        .depth = g.opt.depth,
+        .rollup_ppm = g.opt.flags & MP_OPT_NO_ROLLUP ? 0 : g.opt.rollup_budget_ppm,
+    };
+
+    policy_init(&policy, &asked);
+    g.gov = (struct governor){ .depth = asked.depth, .rollup_ppm = g.opt.rollup_budget_ppm };
+    memset(&account, 0, sizeof(account));
+    account.least_depth = asked.depth;
+    govern = (struct mp_govern){ .depth = asked.depth, .rollup_ppm = asked.rollup_ppm };
+    window_end = passed = 0;
+    to_announce = false;
+}
+
+void governor_start(uint64_t now)
+{
+    origin = last = counters_now(now);
+    govern.time_ns = now;
+    window_end = now + WINDOW_SHORT_NS;
+}
+
+/* Each word by itself, in the order that measures less at any moment in between. */
+static void put_in_force(const struct policy_state *s)
+{
+    if (s->quiet)
+        __atomic_store_n(&g.gov.quiet, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&g.gov.rollup_ppm, s->rollup_ppm, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&g.gov.depth, s->depth, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&g.gov.sample_log2, s->sample_log2, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&g.gov.stage, s->stage, __ATOMIC_SEQ_CST);
+    if (!s->quiet)
+        __atomic_store_n(&g.gov.quiet, 0, __ATOMIC_SEQ_CST);
+}
+
+/* The window that ends now belongs to the stage that was in force in it. */
+static void account_window(const struct counters *now, const struct policy_window *w)
+{
+    struct policy_window all = window_between(&origin, now);
+    uint64_t work = policy_work(w);
+
+    account.work_ns = policy_work(&all);
+    account.agent_ns = less(now->agent, origin.agent);
+    account.floor_ns = now->floor;
+    account.stage_ns[policy.now.stage] += w->wall_ns;
+    account.cost_ppm = policy_ppm(w->hook_ns, work);
+    govern.window_ns = w->wall_ns;
+    govern.hook_ns = w->hook_ns;
+    govern.work_ns = work;
+    govern.cost_ppm = account.cost_ppm;
+    govern.floor_ppm = policy_ppm(w->floor_ns, work);
+}
+
+static void account_state(uint64_t now)
+{
+    const struct policy_state *s = &policy.now;
+
+    if (account.deepest < s->stage)
+        account.deepest = s->stage;
+    if (account.least_depth > s->depth)
+        account.least_depth = s->depth;
+    if (account.most_sample_log2 < s->sample_log2)
+        account.most_sample_log2 = s->sample_log2;
+    govern.time_ns = now;
+    govern.stage = s->stage;
+    govern.depth = s->depth;
+    govern.sample_log2 = s->sample_log2;
+    govern.rollup_ppm = s->rollup_ppm;
+}
+
+/* For `status`, which may read while this writes: each figure is right by itself. */
+static void account_publish(void)
+{
+    mp_control_block.govern = govern;
+    mp_control_block.account = account;
+}
+
+/* A full socket keeps the news back; what comes through then is the newest. */
+static void announce(void)
+{
+    if (to_announce && wire_room(sizeof(struct mp_frame) + sizeof(govern)))
+        to_announce = wire_frame(MP_MSG_GOVERN, 1, &govern, sizeof(govern), NULL, 0) <= 0;
+}
+
+void governor_tick(uint64_t now)
+{
+    struct policy_window w;
+    struct counters c;
+    bool changed;
+
+    if (!window_end)
+        return;
+    announce();
+    if (now < window_end)
+        return;
+    c = counters_now(now);
+    w = window_between(&last, &c);
+    last = c;
+    account_window(&c, &w);
+    changed = policy_next(&policy, &w);
+    if (changed) {
+        put_in_force(&policy.now);
+        account_state(now);
+        to_announce = true;
+        announce();
+    }
+    account_publish();
+    window_end = now + (changed || policy.trial ? WINDOW_SHORT_NS : WINDOW_NS);
+}
+
+void governor_stop(uint64_t now)
+{
+    struct policy_window w;
+    struct counters c;
+
+    if (!window_end)
+        return;
+    c = counters_now(now);
+    w = window_between(&last, &c);
+    last = c;
+    if (w.wall_ns)
+        account_window(&c, &w);
+    account_publish();
+    window_end = 0;
+}
+
+struct mp_account governor_account(void)
+{
+    return account;
+}
