@@ -38,6 +38,7 @@
 #define CODE_SCOPE 4u     /* passes --function, --module and --exclude */
 #define CODE_BASE 8u      /* threading's own start of a thread: lifts the base, is never traced */
 #define CODE_USS_SEEN 16u /* its first visit has been measured with smaps_rollup */
+#define CODE_NEAR 32u     /* 3.12+: was called within the traced depth: its events stay on */
 
 /* A function as the user knows it; never moves, never freed before the end.
  * Written by hooks; what the agent reads is published by `next`. */
@@ -47,6 +48,8 @@ struct code {
     uint64_t hash;  /* of name, file, line and module */
     struct code *hnext;
     struct code *next; /* in order of first sight; release-stored by hooks, read by the agent */
+    uint32_t tick;     /* g.tick of the counts that follow, of calls while the governor samples */
+    uint32_t calls, calls_before; /* in this tick, in the one before */
     uint32_t text_len; /* of name, file, module, one after the other, behind this struct */
     struct mp_code wire;
     char text[];
@@ -72,6 +75,7 @@ enum call_kind {
     CALL_PASS,   /* within the depth, not in scope: kept for its place only */
     CALL_RECORD, /* measured; a record when it returns */
     CALL_BASE,   /* lifts the base while it runs (CODE_BASE) */
+    CALL_SKIP,   /* the governor samples, and this one was not drawn: nothing below it counts */
     CALL_GUARD   /* --lines before 3.12: first call below the traced depth, line tracing rests */
 };
 
@@ -82,7 +86,7 @@ struct call {
     uint64_t gen; /* first: the thunk compares it */
     struct thread *thread;
     struct code *code;
-    const void *frame; /* interpreter's frame, or the code object under monitoring */
+    const void *frame; /* interpreter's frame */
     int32_t depth_abs; /* as trace.c counts: frames below, or from the root */
     int32_t prev_base;
     uint8_t kind;      /* enum call_kind */
@@ -91,12 +95,16 @@ struct call {
     uint8_t prev_root; /* trace.c: whether the thread was inside a root */
     uint16_t flags;    /* MP_REC_RESUMED */
     uint16_t depth;
-    /* what was the thread's top before */
+    /* what was the thread's top before, up to 3.11 */
     const void *prev_frame;
-    uintptr_t prev_sp;
+    union {
+        uintptr_t prev_sp;
+        const void *pycode; /* under monitoring */
+    };
     int32_t prev_abs;
     uint16_t prev_line_depth; /* lines.c */
-    uint16_t pad;
+    uint8_t weight_log2; /* as in struct mp_record */
+    uint8_t prev_weight_log2;
     struct code *prev_line_code;
     /* the meter at entry */
     uint64_t time0;
@@ -123,8 +131,9 @@ struct thread {
     struct thread *hnext;
     bool skip; /* --thread names another one */
     bool fresh; /* no event yet */
-    bool absolute; /* 3.12+: depth counts from the thread's first frame (greenlets) */
-    bool pre_root; /* a --root function that was entered before the hook may be on its stack */
+    bool quiet; /* 3.12+: all that the innermost tracked call calls is deeper than the limit, or skipped */
+    bool skipping; /* up to 3.11: inside a CALL_SKIP */
+    bool pre_root; /* up to 3.11: a --root function that was entered before the hook may be on its stack */
     bool in_root;  /* base counts from a root */
     bool armed;    /* lines.c: c_tracefunc is ours, lines of the running call count */
     bool lines_busy; /* lines.c: its trace slot belongs to someone else */
@@ -135,11 +144,17 @@ struct thread {
     int32_t top_abs;
     int32_t base;  /* depth of the base; DEPTH_NONE: none (outside of any root) */
     int32_t limit; /* deepest depth that is tracked */
-    int32_t depth; /* 3.12+: by events, from an arbitrary origin */
+    uint32_t force; /* g.force that limit and quiet go by */
+    const void *root_frame; /* 3.12+: of a --root function that was entered before the hook, or NULL */
     uint32_t nshadow; /* 3.12+ */
+    uint32_t random; /* state of the governor's draw */
+    uint8_t weight_log2; /* of calls inside the one that was drawn */
     uint64_t self_faults; /* faults that our own memory caused on this thread */
     uint64_t probe_ns;    /* spent in smaps_rollup on this thread */
     uint64_t line_faults; /* at the last line record */
+    /* the last reading of statm on this thread: pages, when, and its raw fault count then */
+    int64_t rss_pages;
+    uint64_t rss_time, rss_faults;
     uint64_t touched; /* pages of this mapping that were written before, bit i: page i */
     /* ring: producer */
     uint64_t head; /* release-stored by hooks */
@@ -174,6 +189,7 @@ struct reading {
     uint64_t faults; /* of this thread, without those we caused */
     uint64_t peak; /* bytes */
     bool has_rss, has_own;
+    bool foreign; /* this is not the target but a vfork child that borrows its memory */
 };
 struct rollup {
     uint64_t uss, swap; /* bytes */
@@ -204,6 +220,8 @@ void ring_commit(struct thread *th);
 void call_begin(struct thread *th, struct call *c); /* measures the entry of a CALL_RECORD */
 void call_end(struct call *c, unsigned flags);      /* measures the exit, writes the record */
 void thread_set_base(struct thread *th, int32_t base);
+/* The weight_log2 that the governor gives a call that begins, or -1: skip it. */
+int call_weight(struct thread *th, struct code *code);
 
 /* ---- scope.c ------------------------------------------------------------------ */
 
@@ -225,19 +243,34 @@ void hook_slots(struct mp_slots *ret);
 uint64_t hook_inflight(void);
 uint64_t hook_quiet_count(void);
 void hook_cure(void); /* takes out what an earlier agent left */
+/* The governor's quiet: takes the hook out of the interpreter and puts it back. Calls
+ * that run meanwhile are given up. Need the GIL. */
+void hook_pause(void);
+void hook_resume(void);
+void hook_force(void); /* g.gov.depth or sample_log2 has changed; the agent thread, no GIL */
+#define FADE_COST_NS 3000 /* of one DISABLE answer: the code object is instrumented anew, off and on */
+/* 3.12+: looks again at functions whose events were switched off, when it is time.
+ * Takes the GIL by itself. */
+void hook_round(uint64_t now);
 
 int thunk_install(void);
 void thunk_uninstall(void);
 void thunk_inert(void);
 uint64_t thunk_get_slot(void);
 void thunk_cure(void);
+void thunk_pause(bool on);
+void thunk_wake(void);
 struct thunk *thunk_page(void); /* NULL when there is none */
 
+/* monitoring.c: sys.monitoring; hook_monitor.c: the callbacks */
 int monitor_install(void);
 void monitor_uninstall(void);
 uint32_t monitor_tools(void);
 int monitor_set_lines(void *pycode, bool on); /* LINE events of one code object; 0 or -1 */
 void monitor_cure(void);
+void monitor_pause(bool on);
+int monitor_rearm(void); /* all that answered DISABLE comes back; 0 or -1 */
+int events_init(void);   /* 0 or -ENOMEM */
 
 /* ---- lines.c ---------------------------------------------------------------- */
 
@@ -245,13 +278,14 @@ int lines_install(void); /* GIL; 0 or negated enum mp_fail */
 void lines_uninstall(void); /* GIL */
 void lines_enter(struct thread *th, struct call *c, char *tstate); /* up to 3.11 */
 void lines_exit(struct thread *th, const struct call *c);
+void lines_pause(void); /* up to 3.11; GIL */
 void lines_code(const void *pycode); /* 3.12+: arms the code's LINE events */
 void line_record(struct thread *th, struct code *code, uint32_t line, unsigned depth);
 bool lines_busy_news(void); /* since the last time: a thread was skipped for another tool's trace function */
 
 /* ---- wire.c ------------------------------------------------------------------ */
 
-void wire_init(int fd);
+void wire_init(int in_fd, int out_fd); /* one socket, or two pipes */
 bool wire_closed(void); /* the launcher's end is gone */
 int wire_frame(unsigned type, unsigned count, const void *a, size_t alen, const void *b, size_t blen);
 int wire_flush(unsigned wait_ms); /* 1: all sent; 0: some remain; negative: the other end is gone */
@@ -320,13 +354,22 @@ struct agent {
     int64_t self_pages;  /* resident pages that we added after the start */
     uint64_t events;     /* slow-path hook entries */
     uint64_t edges;      /* metered edges */
+    uint64_t statm_reads; /* of which this many read statm */
+    uint64_t skipped;    /* calls that the governor's draw left out */
+    uint64_t faded;      /* 3.12+: DISABLE answers */
+    uint32_t force;      /* counts changes of g.gov that threads have to follow; FORCE_EPOCH counts
+                            pauses: tracked calls of another epoch are void */
+    uint32_t tick;       /* seconds, coarse; the agent writes */
+    uint32_t round;      /* counts monitor_rearm */
+    uint64_t round_ns;   /* time until functions that were switched off are looked at again; 0: none is */
     uint64_t line_events;
     uint64_t records, filtered, rollup_ns;
     uint64_t lost_threads, lost_depth;
     uint64_t last_uss, last_peak;
 
     /* costs, from the selftest */
-    uint64_t cost_edge_ns;
+    uint64_t cost_edge_ns;  /* clock and getrusage */
+    uint64_t cost_statm_ns;
 
     /* agent */
     int wake_fd;
@@ -336,6 +379,7 @@ struct agent {
     uint32_t hook; /* enum mp_hook */
     bool installed;
 };
+#define FORCE_EPOCH(force) ((force) >> 16)
 extern struct agent g;
 extern struct mp_control mp_control_block;
 

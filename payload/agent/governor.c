@@ -71,7 +71,8 @@ uint64_t governor_hook_ns(void)
 {
     uint64_t event = g.minor >= 12 ? EVENT_MONITORING_NS : passed_ns() + EVENT_NS;
 
-    return floor_ns() + (g.events + g.line_events) * event + g.edges * (g.cost_edge_ns + EDGE_NS) + g.rollup_ns;
+    return floor_ns() + (g.events + g.line_events) * event + g.edges * (g.cost_edge_ns + EDGE_NS) +
+           g.statm_reads * g.cost_statm_ns + g.faded * FADE_COST_NS + g.rollup_ns;
 }
 
 static struct counters counters_now(uint64_t now)

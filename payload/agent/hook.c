@@ -6,6 +6,8 @@
 struct mp_control mp_control_block __attribute__((visibility("default")));
 struct agent g;
 
+static uint64_t round_next, round_faded; /* hook_round */
+
 int fail_set(int code, int err, const char *what, const char *detail)
 {
     struct text t = text_on(g.fail.text, sizeof(g.fail.text));
@@ -157,6 +159,7 @@ int hook_install(void)
         py_error_clear();
         return fail_set(MP_FAIL_PYTHON, 0, "PyUnicode_InternFromString", NULL);
     }
+    round_next = round_faded = 0;
     /* Greenlets switch C stacks under one thread: depth is then counted by walking. */
     g.greenlets = py_module("greenlet") || py_module("greenlet._greenlet");
     g.no_quiet = g.roots || g.greenlets;
@@ -195,6 +198,74 @@ void hook_uninstall(void)
     g.str_name = NULL;
     hook_slots(&g.slots_after);
     g.installed = false;
+}
+
+/* ---- the governor ---------------------------------------------------------------- */
+
+void hook_force(void)
+{
+    g.force = (g.force & ~0xffffu) | ((g.force + 1) & 0xffffu);
+    thunk_wake();
+}
+
+static void pause_all(bool on)
+{
+    if (g.hook == MP_HOOK_MONITORING)
+        monitor_pause(on);
+    else
+        thunk_pause(on);
+    g.force += 1u << 16;
+}
+
+void hook_pause(void)
+{
+    pause_all(true);
+}
+
+void hook_resume(void)
+{
+    if (g.hook == MP_HOOK_MONITORING)
+        monitor_rearm();
+    pause_all(false);
+}
+
+/* What switches a function's events off and on again costs the target some
+ * FADE_COST_NS a time, most of it in Python's instrumentation of the code object.
+ * The time between two rounds is such that this stays below a share of 1 / ROUND_SHARE,
+ * and at least twice that of the round before, up to ROUND_NS_MAX. */
+#define ROUND_SHARE 1000
+#define ROUND_NS_MIN 100000000ull
+#define ROUND_NS_MAX 10000000000ull
+
+static uint64_t round_length(void)
+{
+    uint64_t cost = (g.faded - round_faded) * FADE_COST_NS * ROUND_SHARE, twice = 2 * g.round_ns;
+    uint64_t ns = cost > twice ? cost : twice;
+
+    return ns < ROUND_NS_MIN ? ROUND_NS_MIN : ns > ROUND_NS_MAX ? ROUND_NS_MAX : ns;
+}
+
+void hook_round(uint64_t now)
+{
+    int state;
+
+    g.tick = (uint32_t)(now / 1000000000ull);
+    if (g.hook != MP_HOOK_MONITORING || !g.installed || g.gov.quiet || g.faded == round_faded || now < round_next)
+        return;
+    if (!g.round_ns) { /* the first function has been switched off */
+        g.round_ns = ROUND_NS_MIN;
+        round_next = now + g.round_ns;
+        return;
+    }
+    if (py_finalizing())
+        return;
+    g.round_ns = round_length();
+    round_faded = g.faded;
+    round_next = now + g.round_ns;
+    state = py_ensure();
+    g.round++;
+    monitor_rearm();
+    py_release(state);
 }
 
 uint64_t hook_inflight(void)

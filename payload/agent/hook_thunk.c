@@ -194,6 +194,35 @@ void thunk_inert(void)
     }
 }
 
+/* What depends on the governor's words is looked at again. */
+void thunk_wake(void)
+{
+    if (page)
+        page->quiet_tid = 0;
+}
+
+/* Takes the thunk out of the slot, unless another tool is above it, and puts it back.
+ * Calls that are inside return through it; their exits are void by then. */
+void thunk_pause(bool on)
+{
+    if (!page)
+        return;
+    if (on && in_slot && thunk_get_slot() == page->entry) {
+        set_slot(page->orig);
+        in_slot = false;
+    } else if (!on && !in_slot) {
+        page->orig = thunk_get_slot();
+        if (!page->orig)
+            page->orig = g.sym[MP_SYM__PyEval_EvalFrameDefault];
+        set_slot(page->entry);
+        in_slot = true;
+    }
+    page->gen++;
+    page->quiet_tid = 0;
+    if (g.lines)
+        lines_pause();
+}
+
 /* ---- depth ------------------------------------------------------------------------ */
 
 static void set_quiet(uint32_t tid, uintptr_t sp)
@@ -272,19 +301,41 @@ static void push(struct thread *th, struct call *c, const void *frame, struct co
     c->prev_frame = th->top_frame;
     c->prev_sp = th->top_sp;
     c->prev_abs = th->top_abs;
+    c->prev_weight_log2 = th->weight_log2;
     c->flags = 0;
     th->top_frame = frame;
     th->top_sp = (uintptr_t)c;
     th->top_abs = abs;
 }
 
-static enum call_kind kind_of(struct thread *th, const struct code *code, int32_t abs)
+static enum call_kind kind_of(struct thread *th, struct call *c)
 {
-    if (!g.roots && code->flags & CODE_BASE && abs == th->base + 1)
+    int weight;
+
+    if (!g.roots && c->code->flags & CODE_BASE && c->depth_abs == th->base + 1)
         return CALL_BASE;
-    if (abs - th->base > (int32_t)g.opt.depth)
+    if (c->depth_abs - th->base > (int32_t)g.gov.depth)
         return CALL_GUARD;
-    return code->flags & CODE_SCOPE ? CALL_RECORD : CALL_PASS;
+    if (!(c->code->flags & CODE_SCOPE))
+        return CALL_PASS;
+    weight = call_weight(th, c->code);
+    if (weight < 0)
+        return CALL_SKIP;
+    c->weight_log2 = th->weight_log2 = (uint8_t)weight;
+    return CALL_RECORD;
+}
+
+/* What the governor changed since this thread last looked. */
+static void follow(struct thread *th, uint32_t force)
+{
+    if (FORCE_EPOCH(th->force) != FORCE_EPOCH(force)) {
+        th->top_frame = NULL;
+        th->top_abs = DEPTH_NONE;
+        th->skipping = false;
+        th->weight_log2 = 0;
+    }
+    th->force = force;
+    thread_set_base(th, th->base);
 }
 
 static int enter_near(struct thread *th, const char *frame, struct call *c, char *tstate)
@@ -310,13 +361,14 @@ static int enter_near(struct thread *th, const char *frame, struct call *c, char
     if (g.minor == 11 && code->flags & CODE_GENERATOR && FIELD(uint8_t, frame, g.layout.frame_owner) != OWNED_BY_GENERATOR)
         return 0;
     push(th, c, frame, code, abs);
-    c->kind = kind_of(th, code, abs);
+    c->kind = (uint8_t)kind_of(th, c);
     c->depth = (uint16_t)(abs - th->base);
     if (code->flags & CODE_GENERATOR && (g.minor == 11 || FIELD(int32_t, frame, g.layout.frame_lasti) >= 0))
         c->flags = MP_REC_RESUMED;
+    th->skipping = c->kind == CALL_SKIP;
     if (c->kind == CALL_BASE)
         thread_set_base(th, abs);
-    else if (abs >= th->limit && !g.no_quiet)
+    else if (th->skipping || (abs >= th->limit && !g.no_quiet))
         set_quiet((uint32_t)th->tid, (uintptr_t)c);
     if (g.lines)
         lines_enter(th, c, tstate);
@@ -335,6 +387,8 @@ static int thunk_enter(const char *frame, struct call *c, char *tstate)
     if (unlikely(!th))
         return 0;
     g.events++;
+    if (unlikely(th->force != g.force))
+        follow(th, g.force);
     if (unlikely(th->skip)) {
         set_quiet((uint32_t)th->tid, UINTPTR_MAX);
         return 0;
@@ -345,7 +399,8 @@ static int thunk_enter(const char *frame, struct call *c, char *tstate)
         if (unlikely(th->top_sp <= (uintptr_t)c)) {
             th->top_frame = NULL;
             th->top_abs = DEPTH_NONE;
-        } else if (th->top_abs >= th->limit && !g.no_quiet) {
+            th->skipping = false;
+        } else if (th->skipping || (th->top_abs >= th->limit && !g.no_quiet)) {
             set_quiet((uint32_t)th->tid, th->top_sp);
             return 0;
         }
@@ -368,6 +423,8 @@ static void thunk_exit(struct call *c, void *result)
     th->top_frame = c->prev_frame;
     th->top_sp = c->prev_sp;
     th->top_abs = c->prev_abs;
+    th->weight_log2 = c->prev_weight_log2;
+    th->skipping = false; /* nothing is tracked inside of what is skipped: this was it */
     if (c->kind == CALL_BASE)
         thread_set_base(th, c->prev_base);
     if (th->top_frame && th->top_abs >= th->limit && !g.no_quiet)

@@ -322,14 +322,28 @@ static int trace_install(void)
     return 0;
 }
 
-static void trace_uninstall(void)
+static void disarm_all(void)
 {
-    char *own = py_tstate();
     void *ts = PY(PyInterpreterState_ThreadHead, void *(*)(void *))(g.interp);
 
     for (; ts; ts = PY(PyThreadState_Next, void *(*)(void *))(ts))
         if (FIELD(uint64_t, ts, g.layout.ts_tracefunc) == trace_entry)
             set_tracefunc(ts, 0);
+}
+
+/* The hook pauses or is back: no thread is inside a traced call. */
+void lines_pause(void)
+{
+    disarm_all();
+    for (uint32_t i = 0; i < g.nthread; i++)
+        g.thread[i]->armed = false;
+}
+
+static void trace_uninstall(void)
+{
+    char *own = py_tstate();
+
+    disarm_all();
     if (g.minor > 9)
         return;
     /* tracing_possible: each displaced function of ours was subtracted, though

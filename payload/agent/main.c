@@ -78,7 +78,9 @@ static int init(struct mp_boot *b)
     if (armed_init() < 0)
         return fail_set(MP_FAIL_MEMORY, SYS_ENOMEM, "no memory", NULL);
     b->agent_fd = move_fd_high(b->agent_fd);
-    wire_init(b->agent_fd);
+    if (b->channel == MP_CHANNEL_PIPES)
+        b->agent_out = move_fd_high(b->agent_out);
+    wire_init(b->agent_fd, b->channel == MP_CHANNEL_PIPES ? b->agent_out : b->agent_fd);
     l = layout_find(g.minor);
     if (!l || b->py_version >> 24 != 3)
         return fail_set(MP_FAIL_LAYOUT, 0, "this version of Python is not known", NULL);
@@ -406,6 +408,9 @@ static int leave(bool python_done)
     wait_ack();
     sys_close(g.boot->agent_fd);
     g.boot->agent_fd = -1;
+    if (g.boot->channel == MP_CHANNEL_PIPES)
+        sys_close(g.boot->agent_out);
+    g.boot->agent_out = -1;
     sys_close(g.wake_fd);
     if (stays)
         return 1; /* hooks may be inside: fds and memory that they use stay with us */

@@ -1,6 +1,7 @@
 /* Memory and time at the edges of traced calls.
  *
- * rss      /proc/self/statm through a kept fd (facts/kernel.md: 0.5-0.9 us)
+ * rss      /proc/self/statm through a kept fd (0.5-0.9 us), where the thread has
+ *          faulted or its last reading is MP_RSS_FRESH_NS old
  * own      minor faults of this thread, getrusage(RUSAGE_THREAD); the same call
  *          gives ru_maxrss of the process (kernel/sys.c getrusage: out_thread)
  * uss...   /proc/self/smaps_rollup, whose cost grows with the process, under a
@@ -76,14 +77,26 @@ int64_t meter_rss(void)
     return p < end ? (int64_t)parse_dec(&p, end) : -1;
 }
 
-static void probe(struct thread *th, struct reading *r)
+/* Whether the thread's last reading of statm still stands: it has faulted no page
+ * since, and the reading is younger than MP_RSS_FRESH_NS. What others did, or what
+ * was given back, in so short a time is read at the next edge. */
+static bool rss_fresh(const struct thread *th, uint64_t raw_faults, uint64_t now)
 {
-    struct sys_rusage ru;
+    return th->rss_faults == raw_faults && now - th->rss_time < MP_RSS_FRESH_NS;
+}
 
-    r->has_own = sys_rusage_thread(&ru) == 0;
-    r->faults = r->has_own ? (uint64_t)ru.minflt - th->self_faults : 0;
-    r->peak = r->has_own ? (uint64_t)ru.maxrss * 1024 : 0;
-    r->rss = meter_rss();
+/* Fills *r but for its time. `now` is a clock that was read just before or after. */
+static void probe_rss(struct thread *th, struct reading *r, uint64_t raw_faults, uint64_t now)
+{
+    if (r->has_own && rss_fresh(th, raw_faults, now)) {
+        r->rss = th->rss_pages;
+    } else {
+        r->rss = meter_rss();
+        th->rss_pages = r->rss;
+        th->rss_time = now;
+        th->rss_faults = raw_faults;
+        g.statm_reads++;
+    }
     r->has_rss = r->rss >= 0;
     /* ru_maxrss is brought up to date lazily: a peak is never below what is there now. */
     if (r->has_own && r->has_rss && (uint64_t)r->rss * 4096 > r->peak)
@@ -93,21 +106,43 @@ static void probe(struct thread *th, struct reading *r)
     g.edges++;
 }
 
+static uint64_t probe_own(struct thread *th, struct reading *r)
+{
+    struct sys_rusage ru;
+
+    r->has_own = sys_rusage_thread(&ru) == 0;
+    r->faults = r->has_own ? (uint64_t)ru.minflt - th->self_faults : 0;
+    r->peak = r->has_own ? (uint64_t)ru.maxrss * 1024 : 0;
+    /* Faults that go back are another task's: a vfork child runs on our memory, the
+     * armed word included, and with our TCB. */
+    r->foreign = r->has_own && unlikely((uint64_t)ru.minflt < th->rss_faults || !th->rss_time) && sys_getpid() != g.pid;
+    return r->has_own ? (uint64_t)ru.minflt : 0;
+}
+
 void meter_entry(struct thread *th, struct reading *r)
 {
-    probe(th, r);
+    uint64_t raw = probe_own(th, r), reads = g.statm_reads;
+
+    if (unlikely(r->foreign))
+        return;
     r->time = clock_ns(CLOCK_MONOTONIC);
+    probe_rss(th, r, raw, r->time);
+    if (g.statm_reads != reads)
+        r->time = clock_ns(CLOCK_MONOTONIC);
 }
 
 void meter_exit(struct thread *th, struct reading *r)
 {
+    uint64_t raw;
+
     r->time = clock_ns(CLOCK_MONOTONIC);
-    probe(th, r);
+    raw = probe_own(th, r);
+    probe_rss(th, r, raw, r->time);
 }
 
 bool rollup_due(uint64_t now)
 {
-    return rollup_fd >= 0 && g.opt.rollup_budget_ppm && now >= rollup_next;
+    return rollup_fd >= 0 && g.gov.rollup_ppm && now >= rollup_next;
 }
 
 bool rollup_wanted(uint64_t now, int64_t rss, const struct code *code)
@@ -165,8 +200,8 @@ bool meter_rollup(struct thread *th, unsigned times, struct rollup *ret)
     g.last_uss = ret->uss;
     rollup_last = now;
     rollup_rss = meter_rss() - g.self_pages;
-    if (g.opt.rollup_budget_ppm)
-        rollup_next = now + times * cost * 1000000 / g.opt.rollup_budget_ppm;
+    if (g.gov.rollup_ppm)
+        rollup_next = now + times * cost * 1000000 / g.gov.rollup_ppm;
     return true;
 }
 
@@ -195,7 +230,8 @@ static void measure_costs(struct mp_selftest *t)
     }
     rollup_next = rollup_last = 0; /* this reading is not charged */
     g.rollup_ns = 0;
-    g.cost_edge_ns = t->statm_ns + t->rusage_ns + t->clock_ns;
+    g.cost_edge_ns = t->rusage_ns + t->clock_ns;
+    g.cost_statm_ns = t->statm_ns + t->clock_ns;
 }
 
 /* Touches pages of a fresh mapping: by how much do the two counters move? */

@@ -8,7 +8,45 @@ void thread_set_base(struct thread *th, int32_t base)
     if (base == DEPTH_NONE)
         th->limit = DEPTH_NONE;
     else /* before 3.12 the first call below the depth is kept too: line tracing rests in it */
-        th->limit = base + (int32_t)g.opt.depth + (g.lines && g.hook == MP_HOOK_THUNK);
+        th->limit = base + (int32_t)g.gov.depth + (g.lines && g.hook == MP_HOOK_THUNK);
+}
+
+#define OFTEN 32u /* calls of a function in a second, above which the governor's draw begins */
+
+/* xorshift (Marsaglia 2003) */
+static uint32_t draw(struct thread *th)
+{
+    uint32_t x = th->random ? th->random : (uint32_t)th->tid * 2654435761u | 1u;
+
+    x ^= x << 13;
+    x ^= x >> 17;
+    x ^= x << 5;
+    return th->random = x;
+}
+
+/* A function that is called now and then is always measured: it may run for ever,
+ * and all below it would be left out. What is inside a call that was drawn is
+ * measured whole and counts as much as that call. */
+int call_weight(struct thread *th, struct code *code)
+{
+    unsigned n = g.gov.sample_log2;
+
+    if (th->weight_log2)
+        return th->weight_log2;
+    if (likely(!n) || g.greenlets)
+        return 0;
+    if (code->tick != g.tick) {
+        code->calls_before = code->tick + 1 == g.tick ? code->calls : 0;
+        code->calls = 0;
+        code->tick = g.tick;
+    }
+    if (++code->calls <= OFTEN && code->calls_before <= OFTEN)
+        return 0;
+    if (draw(th) & ((1u << n) - 1)) {
+        g.skipped++;
+        return -1;
+    }
+    return (int)n;
 }
 
 void call_begin(struct thread *th, struct call *c)
@@ -17,12 +55,11 @@ void call_begin(struct thread *th, struct call *c)
     struct rollup roll;
 
     c->has_uss = 0;
-    /* A vfork child shares our memory, the armed word included, and its TCB. */
-    if (unlikely(sys_getpid() != g.pid)) {
+    meter_entry(th, &r);
+    if (unlikely(r.foreign)) {
         c->kind = CALL_PASS;
         return;
     }
-    meter_entry(th, &r);
     if (unlikely(rollup_wanted(r.time, r.rss, c->code)) && meter_rollup(th, 2, &roll)) {
         c->has_uss = 1;
         c->uss0 = roll.uss;
@@ -98,7 +135,7 @@ void call_end(struct call *c, unsigned flags)
     rec->code_id = c->code->id;
     rec->thread_id = th->id;
     rec->type = MP_REC_CALL;
-    rec->weight_log2 = 0;
+    rec->weight_log2 = c->weight_log2;
     rec->flags = (uint16_t)(c->flags | flags | MP_REC_HAS_PEAK);
     rec->depth = c->depth;
     rec->probe_units = probe_units(probed);
