@@ -65,6 +65,13 @@ enum mp_phase {
     MP_PHASE_FAILED = 8     /* see error and error_text; the payload cleans up after itself */
 };
 
+/* What the two sides talk over. Pipes are for a launcher that can't copy descriptors
+ * out of the target; what goes through them is the same. */
+enum mp_channel {
+    MP_CHANNEL_SOCKET = 0, /* a socketpair; the launcher fetches its end with pidfd_getfd(2) */
+    MP_CHANNEL_PIPES = 1   /* two pipes; the launcher opens its ends through /proc/TID/fd */
+};
+
 /* The rendezvous of loader and launcher: a getpid whose first argument is this.
  * While the launcher traces the raw thread it sees the call; when the launcher
  * has died it is an ordinary getpid. */
@@ -84,10 +91,10 @@ struct mp_boot {
     char error_text[256];    /* dlerror() or the step's name, NUL terminated */
     volatile int32_t raw_tid;
     volatile int32_t worker_tid; /* as the target's own pid namespace numbers it */
-    volatile int32_t launcher_fd; /* the launcher's end of the socketpair; -1 once closed here */
-    volatile int32_t agent_fd;    /* the agent's end; -1 once closed */
+    volatile int32_t launcher_fd; /* the launcher's end of the socketpair; -1 once closed here, and with pipes */
+    volatile int32_t agent_fd;    /* the agent's end, of pipes the one that it reads; -1 once closed */
     volatile int32_t memfd;       /* holds the agent's ELF image until dlopen; -1 once closed */
-    volatile int32_t reserved0;
+    volatile int32_t agent_out;   /* the pipe that the agent writes into; -1 without, and once closed */
 
     /* libc of the target: addresses in the target. */
     uint64_t fn_pthread_create;
@@ -117,7 +124,7 @@ struct mp_boot {
     uint64_t py_sym[MP_PY_SYM_COUNT]; /* by enum mp_py_sym: address in the target, 0 if absent */
 
     int32_t launcher_pid; /* in the target's pid namespace, 0 when not visible there */
-    int32_t reserved1;
+    uint32_t channel;     /* enum mp_channel, chosen by the launcher */
 };
 
 #define MP_PYF_STATIC 1u /* libpython is part of the executable */

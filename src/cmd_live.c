@@ -236,16 +236,6 @@ static void live_event(struct live *l, struct stream_event *ev)
                   ev->bye.reason == MP_BYE_FINALIZE ? MP_E_TARGET_EXITED : 0);
 }
 
-/* The process that was injected still runs: same pid, same start. A leader that
- * has exited is a zombie while its threads live on. */
-static bool live_target_runs(const struct live *l)
-{
-    struct proc_stat st;
-
-    return !proc_stat_read(&st, l->o->pid, 0) && st.starttime == l->s.facts->starttime && st.state != 'X' &&
-           (st.state != 'Z' || st.threads > 1);
-}
-
 /* The socket ended without BYE: what happened to the target? A process that ends
  * closes its descriptors first and gives up its memory before it is a zombie
  * (kernel/exit.c, do_exit), so it gets a moment to do so. An exec leaves another
@@ -260,7 +250,7 @@ static void live_eof(struct live *l)
     if (l->s.have_bye)
         return;
     l->reason = NULL; /* an end of its own, whatever was under way */
-    if (poll(&end, 1, END_WAIT_MS) > 0 || !live_target_runs(l)) {
+    if (poll(&end, 1, END_WAIT_MS) > 0 || !session_target_runs(&l->s)) {
         live_stop(l, "target_exited", MP_E_TARGET_EXITED);
         return;
     }

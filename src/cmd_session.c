@@ -9,10 +9,12 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "target/proc.h"
 
 /* dlopen may have to wait for the target's own imports; nothing of the target waits for us meanwhile. */
 #define HELLO_WAIT_NS 5000000000ull
 #define LEAVE_WAIT_MS 1500u
+#define LOOK_MS 200
 
 struct fail_row {
     enum mp_fail agent;
@@ -40,7 +42,7 @@ int session_plan(struct session *s, pid_t pid, FILE *log, struct mp_failure *f)
 
     memset(s, 0, sizeof(*s));
     s->pid = pid;
-    s->inj.fd = -1;
+    s->inj.fd = s->inj.out = -1;
     err = inject_plan_make(&s->plan, pid, log, f);
     if (err)
         return err;
@@ -48,11 +50,31 @@ int session_plan(struct session *s, pid_t pid, FILE *log, struct mp_failure *f)
     return 0;
 }
 
+/* Closes the launcher's end: the agent's lease is over. */
+static void session_hang_up(struct session *s)
+{
+    if (s->inj.fd < 0)
+        return;
+    if (s->inj.out >= 0 && s->inj.out != s->inj.fd)
+        close(s->inj.out);
+    close(s->inj.fd);
+    s->inj.fd = s->inj.out = -1;
+}
+
+/* No more will be said to the agent; what it says is still read. */
+static void session_half_close(struct session *s)
+{
+    if (s->inj.out == s->inj.fd) {
+        shutdown(s->inj.fd, SHUT_WR);
+        return;
+    }
+    close(s->inj.out);
+    s->inj.out = -1;
+}
+
 void session_release(struct session *s)
 {
-    if (s->inj.fd >= 0)
-        close(s->inj.fd);
-    s->inj.fd = -1;
+    session_hang_up(s);
     stream_free(s->stream);
     inject_snapshot_free(s->before);
     inject_plan_free(s->plan);
@@ -65,10 +87,10 @@ void session_detach(struct session *s)
 {
     if (s->inj.fd < 0 || s->detach_sent || s->have_bye)
         return;
-    /* A socket that takes no 8 bytes has an agent that no longer reads: then
-     * shutting down our end is the lease's end, which says the same. */
-    if (stream_send(s->inj.fd, MP_MSG_DETACH, NULL, 0))
-        shutdown(s->inj.fd, SHUT_WR);
+    /* A channel that takes no 8 bytes has an agent that no longer reads: then
+     * closing our end of it is the lease's end, which says the same. */
+    if (stream_send(s->inj.out, MP_MSG_DETACH, NULL, 0))
+        session_half_close(s);
     s->detach_sent = true;
 }
 
@@ -80,6 +102,23 @@ static int session_timeout_ms(uint64_t deadline_ns)
         return 0;
     left = (deadline_ns - now + 999999u) / 1000000u;
     return left > 3600000u ? 3600000 : (int)left;
+}
+
+/* Without a pidfd (before 5.3, or a policy) the end of a process gives no event,
+ * and a forked child may hold the agent's end open: it is looked for. */
+static int session_poll_ms(const struct session *s, uint64_t deadline_ns)
+{
+    int ms = session_timeout_ms(deadline_ns);
+
+    return s->facts->pidfd < 0 && ms > LOOK_MS ? LOOK_MS : ms;
+}
+
+bool session_target_runs(const struct session *s)
+{
+    struct proc_stat st;
+
+    return !proc_stat_read(&st, s->pid, 0) && st.starttime == s->facts->starttime && st.state != 'X' &&
+           (st.state != 'Z' || st.threads > 1);
 }
 
 /* Keeps what the session itself needs of an event. */
@@ -122,9 +161,11 @@ int session_next(struct session *s, uint64_t deadline_ns, int wake_fd, int extra
             session_note_event(s, ret_event);
             return SESSION_EVENT;
         }
-        n = poll(p, 4, session_timeout_ms(deadline_ns));
+        n = poll(p, 4, session_poll_ms(s, deadline_ns));
         if (n < 0 && errno != EINTR)
             return mp_fail(f, MP_E_INTERNAL, errno, "poll failed: %s", strerror(errno));
+        if (n == 0 && s->facts->pidfd < 0 && !session_target_runs(s))
+            return SESSION_EOF;
         if (n <= 0 && clock_mono_ns() >= deadline_ns)
             return SESSION_NONE;
         if (n <= 0)
@@ -163,8 +204,7 @@ static void session_abandon(struct session *s, struct mp_failure *f)
     struct mp_failure ignored = {0};
 
     session_detach(s);
-    close(s->inj.fd);
-    s->inj.fd = -1;
+    session_hang_up(s);
     if (inject_wait_clean(s->pid, s->before, LEAVE_WAIT_MS, &diff, &ignored) == 0)
         f->changed_target = true;
     if (f->changed_target)
@@ -179,9 +219,9 @@ static int session_go(struct session *s, const struct mp_options *o, struct mp_f
 
     if (s->hello.abi != MP_ABI)
         return mp_fail(f, MP_E_ABI, 0, "the agent speaks protocol %u, this launcher %u", s->hello.abi, MP_ABI);
-    err = stream_send(s->inj.fd, MP_MSG_GO, o, sizeof(*o));
+    err = stream_send(s->inj.out, MP_MSG_GO, o, sizeof(*o));
     if (err)
-        return mp_fail(f, MP_E_INJECT, -err, "the agent's socket took no options: %s", strerror(-err));
+        return mp_fail(f, MP_E_INJECT, -err, "the agent's channel took no options: %s", strerror(-err));
     return 0;
 }
 
@@ -263,6 +303,7 @@ int session_open(struct session *s, const struct mp_options *o, uint64_t deadlin
     err = inject_snapshot_take(&s->before, s->pid, f);
     if (err)
         return err;
+    signal(SIGPIPE, SIG_IGN); /* a channel of pipes has no MSG_NOSIGNAL */
     err = inject_run(s->plan, left_ms, t->log, &s->inj, f);
     if (err)
         return err;

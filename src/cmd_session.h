@@ -14,7 +14,7 @@ struct session {
     struct inject_plan *plan;         /* owned */
     const struct inject_facts *facts; /* the plan's */
     struct inject_snapshot *before;   /* owned: the target as it was */
-    struct inject_result inj;         /* inj.fd is owned */
+    struct inject_result inj;         /* inj.fd and inj.out are owned */
     struct stream *stream;            /* owned */
     struct mp_hello hello;
     struct mp_selftest selftest;
@@ -47,6 +47,10 @@ int session_open(struct session *s, const struct mp_options *o, uint64_t deadlin
  * mp_err with f filled (the peer broke the protocol). */
 int session_next(struct session *s, uint64_t deadline_ns, int wake_fd, int extra_fd,
                  struct stream_event *ret_event, struct mp_failure *f) MP_MUST_CHECK;
+
+/* The process that was injected still runs: same pid, same start. A leader that has
+ * exited is a zombie while its threads live on. */
+bool session_target_runs(const struct session *s);
 
 /* Asks the agent to leave; harmless when it has gone. */
 void session_detach(struct session *s);

@@ -35,6 +35,7 @@
 #define MSG_DONTWAIT 0x40
 #define MSG_NOSIGNAL 0x4000
 #define POLLIN 1
+#define POLLOUT 4
 #define POLLERR 8
 #define POLLHUP 16
 #define RUSAGE_THREAD 1

@@ -1,4 +1,4 @@
-/* The stream socket, from the agent's side: frames gathered in a buffer and sent
+/* The channel, a socket or two pipes, from the agent's side: frames gathered in a buffer and sent
  * without ever blocking or signalling; and the way from rings to frames.
  * Only the agent thread comes here. When the launcher does not read, the buffer
  * stays full, rings fill up, and hooks count what is lost. */
@@ -12,7 +12,7 @@
 _Static_assert(sizeof(struct mp_frame) + sizeof(struct mp_options) <= IN_SIZE, "GO fits");
 _Static_assert(RECORDS_MAX * sizeof(struct mp_record) + 8 <= MP_FRAME_MAX, "RECORDS fits");
 
-static int sock = -1;
+static int rx = -1, tx = -1; /* the same when it is a socket */
 static bool gone;
 static char *out;
 static size_t out_from, out_to; /* [from, to) of `out` is not sent yet */
@@ -21,9 +21,10 @@ static size_t in_len, in_used;
 static struct code *code_cursor; /* last code that was sent */
 static uint64_t lost_threads_sent, lost_depth_sent;
 
-void wire_init(int fd)
+void wire_init(int in_fd, int out_fd)
 {
-    sock = fd;
+    rx = in_fd;
+    tx = out_fd;
     gone = false;
     out_from = out_to = in_len = in_used = 0;
     code_cursor = NULL;
@@ -36,10 +37,22 @@ bool wire_closed(void)
     return gone;
 }
 
+/* Into a pipe that nobody reads: -EPIPE and a SIGPIPE, which stays pending on this
+ * thread, where it is blocked, and ends with it. */
+static long channel_write(const char *p, size_t len)
+{
+    return rx == tx ? sys_send(tx, p, len) : sys_write(tx, p, len);
+}
+
+static long channel_read(char *p, size_t len)
+{
+    return rx == tx ? sys_recv(rx, p, len) : sys_read(rx, p, len);
+}
+
 static void send_some(void)
 {
     while (out_from < out_to && !gone) {
-        long n = sys_send(sock, out + out_from, out_to - out_from);
+        long n = channel_write(out + out_from, out_to - out_from);
 
         if (n == -SYS_EINTR)
             continue;
@@ -87,7 +100,7 @@ int wire_flush(unsigned wait_ms)
     uint64_t end = clock_ns(CLOCK_MONOTONIC) + wait_ms * 1000000ull;
 
     for (;;) {
-        struct sys_pollfd p = { sock, 4 /* POLLOUT */, 0 };
+        struct sys_pollfd p = { tx, POLLOUT, 0 };
 
         send_some();
         if (gone)
@@ -102,19 +115,19 @@ int wire_flush(unsigned wait_ms)
 
 int wire_wait(unsigned timeout_ms)
 {
-    struct sys_pollfd p[2] = { { sock, POLLIN, 0 }, { g.wake_fd, POLLIN, 0 } };
+    struct sys_pollfd p[3] = { { rx, POLLIN, 0 }, { g.wake_fd, POLLIN, 0 }, { rx == tx ? -1 : tx, 0, 0 } };
     uint64_t count;
     long n;
 
     if (gone)
-        p[0].fd = -1;
+        p[0].fd = p[2].fd = -1;
     if (out_from < out_to)
-        p[0].events |= 4;
-    n = sys_poll(p, g.wake_fd >= 0 ? 2 : 1, (int)timeout_ms);
+        p[rx == tx ? 0 : 2].events |= POLLOUT;
+    n = sys_poll(p, 3, (int)timeout_ms); /* a negative descriptor is passed over */
     if (n > 0 && p[1].revents & POLLIN)
         sys_read(g.wake_fd, &count, sizeof(count));
     /* A half-closed or dead peer: what it sent before is still read first. */
-    if (n > 0 && p[0].revents & (POLLHUP | POLLERR) && !(p[0].revents & POLLIN))
+    if (n > 0 && (p[0].revents | p[2].revents) & (POLLHUP | POLLERR) && !(p[0].revents & POLLIN))
         gone = true;
     return n > 0;
 }
@@ -130,7 +143,7 @@ int wire_receive(unsigned *ret_type, const void **ret_payload, size_t *ret_len)
         in_len -= in_used;
         in_used = 0;
     }
-    n = gone ? 0 : sys_recv(sock, in + in_len, IN_SIZE - in_len);
+    n = gone ? 0 : channel_read(in + in_len, IN_SIZE - in_len);
     if (n > 0)
         in_len += (size_t)n;
     else if (n == 0 && IN_SIZE > in_len)

@@ -25,7 +25,7 @@ _Static_assert(LOADER_BOOT_EXIT_GADGET == offsetof(struct mp_boot, exit_gadget),
 enum { /* arch/x86/entry/syscalls/syscall_64.tbl */
     NR_read = 0, NR_close = 3, NR_poll = 7, NR_mincore = 27, NR_rt_sigprocmask = 14, NR_getpid = 39,
     NR_shutdown = 48, NR_socketpair = 53, NR_fcntl = 72, NR_prctl = 157, NR_gettid = 186,
-    NR_futex = 202, NR_clock_gettime = 228, NR_tgkill = 234, NR_memfd_create = 319
+    NR_futex = 202, NR_clock_gettime = 228, NR_tgkill = 234, NR_pipe2 = 293, NR_memfd_create = 319
 };
 
 enum { EINTR_ = 4, EAGAIN_ = 11, EINVAL_ = 22, ESRCH_ = 3 };
@@ -122,10 +122,9 @@ static int32_t fd_up(struct mp_boot *b, int32_t fd)
     return (int32_t)up;
 }
 
-static void make_fds(struct mp_boot *b)
+static void make_socketpair(struct mp_boot *b)
 {
-    enum { AF_UNIX = 1, STREAM_CLOEXEC_NONBLOCK = 1 | 02000000 | 04000, MFD_CLOEXEC = 1, MFD_EXEC = 0x10 };
-    char name[] = MP_AGENT_NAME;
+    enum { AF_UNIX = 1, STREAM_CLOEXEC_NONBLOCK = 1 | 02000000 | 04000 };
     int32_t sv[2];
     long r = sys4(NR_socketpair, AF_UNIX, STREAM_CLOEXEC_NONBLOCK, 0, (long)sv);
     if (r < 0) {
@@ -134,7 +133,39 @@ static void make_fds(struct mp_boot *b)
     }
     b->launcher_fd = fd_up(b, sv[0]);
     b->agent_fd = fd_up(b, sv[1]);
-    r = sys4(NR_memfd_create, (long)name, MFD_CLOEXEC | MFD_EXEC, 0, 0);
+}
+
+/* One pipe, of which one end is kept. The launcher opens the other one anew, from
+ * ours: a pipe's number in /proc/TID/fd leads to the pipe, not to the end. So no
+ * end of the launcher's is ever here, for a forked child to hold open. */
+static int32_t make_pipe(struct mp_boot *b, int keep)
+{
+    enum { CLOEXEC_NONBLOCK = 02000000 | 04000 };
+    int32_t ends[2];
+    long r = b->phase == MP_PHASE_FAILED ? -1 : sys4(NR_pipe2, (long)ends, CLOEXEC_NONBLOCK, 0, 0);
+    if (r < 0) {
+        fail(b, r, "pipe2");
+        return -1;
+    }
+    sys4(NR_close, ends[!keep], 0, 0, 0);
+    return fd_up(b, ends[keep]);
+}
+
+static void make_channel(struct mp_boot *b)
+{
+    if (b->channel == MP_CHANNEL_SOCKET) {
+        make_socketpair(b);
+        return;
+    }
+    b->agent_fd = make_pipe(b, 0);
+    b->agent_out = make_pipe(b, 1);
+}
+
+static void make_memfd(struct mp_boot *b)
+{
+    enum { MFD_CLOEXEC = 1, MFD_EXEC = 0x10 };
+    char name[] = MP_AGENT_NAME;
+    long r = sys4(NR_memfd_create, (long)name, MFD_CLOEXEC | MFD_EXEC, 0, 0);
     if (r == -EINVAL_) /* before 6.3 */
         r = sys4(NR_memfd_create, (long)name, MFD_CLOEXEC, 0, 0);
     if (r < 0) {
@@ -190,7 +221,9 @@ static void wait_read(struct mp_boot *b)
     enum { SHUT_WR = 1, POLLRDHUP = 0x2000, POLLHUP = 0x10, POLLERR = 8 };
     if (b->agent_fd < 0)
         return;
-    sys4(NR_shutdown, b->agent_fd, SHUT_WR, 0, 0);
+    if (b->channel == MP_CHANNEL_SOCKET)
+        sys4(NR_shutdown, b->agent_fd, SHUT_WR, 0, 0);
+    close_fd(&b->agent_out);
     poll_for(b->agent_fd, POLLRDHUP | POLLHUP | POLLERR, MP_GO_WAIT_MS);
 }
 
@@ -371,6 +404,7 @@ static void *worker(void *arg)
     }
     close_fd(&b->launcher_fd);
     close_fd(&b->agent_fd);
+    close_fd(&b->agent_out);
     close_fd(&b->memfd);
     if (!stays)
         reap(b);
@@ -405,6 +439,7 @@ static __attribute__((noreturn)) void raw_leave(struct mp_boot *b)
 {
     close_fd(&b->launcher_fd);
     close_fd(&b->agent_fd);
+    close_fd(&b->agent_out);
     close_fd(&b->memfd);
     if (!b->exit_gadget)
         set_phase(b, MP_PHASE_DORMANT);
@@ -420,13 +455,15 @@ void loader_raw(struct mp_boot *b)
     *(volatile int32_t *)(b->raw_tcb + b->tid_offset) = tid; /* locks of libc name their owner by it */
     set_phase(b, MP_PHASE_RAW);
     name_region(b);
-    make_fds(b);
+    make_channel(b);
+    if (b->phase != MP_PHASE_FAILED)
+        make_memfd(b);
     if (b->phase != MP_PHASE_FAILED)
         set_phase(b, MP_PHASE_FDS);
     sys4(NR_getpid, (long)MP_RENDEZVOUS_ARG, 0, 0, 0);
 
-    /* The launcher holds its end by now, or is dead: then this is the last one, and
-     * the wait below ends at once. */
+    /* The launcher holds its end by now, or is dead: then this is the last one (of a
+     * pipe there is none), and the wait below ends at once. */
     close_fd(&b->launcher_fd);
     if (b->phase == MP_PHASE_FAILED || !wait_go(b))
         raw_leave(b);

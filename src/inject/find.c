@@ -57,8 +57,8 @@ static int find_in(pid_t pid, pid_t live, struct inject_agent *ret, struct mp_fa
     if (r == 0)
         return 0;
     r = ours_read_control(live, at, &a.control);
-    if (r == -ENOENT)
-        return 0; /* it left in this moment */
+    if (r == -ENOENT || r == -EFAULT)
+        return 0; /* it left in this moment, its memory with it */
     if (r < 0 && r != -EPROTONOSUPPORT)
         return gather_refusal(pid, r, f);
     a.control_addr = at;

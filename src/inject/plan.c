@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "inject/channel.h"
 #include "inject/decide.h"
 #include "inject/gather.h"
 #include "inject/libc.h"
@@ -39,6 +40,7 @@ struct making {
     struct libc_id libc;
     struct python_id python;
     uint64_t py_sym[MP_PY_SYM_COUNT];
+    int no_getfd; /* why descriptors can't be copied out of the target: -errno; 0 they can */
     FILE *log;
 };
 
@@ -80,6 +82,8 @@ static int open_pidfd(struct making *g, struct mp_failure *f)
     struct proc_stat now;
     int fd = proc_pidfd(p->pid);
     p->pidfd = fd < 0 ? -1 : fd;
+    g->no_getfd = channel_probe(p->pid, g->process.live, fd);
+    g->box->plan.boot.channel = g->no_getfd < 0 ? MP_CHANNEL_PIPES : MP_CHANNEL_SOCKET;
     if (proc_stat_read(&now, p->pid, 0) < 0 || now.starttime != p->starttime)
         return mp_fail(f, MP_E_TARGET_EXITED, ESRCH, "process %d has just exited", (int)p->pid);
     return 0;
@@ -184,7 +188,7 @@ static int fill(struct making *g, struct mp_failure *f)
     b->abi = MP_ABI;
     b->size = sizeof(*b);
     b->region_len = MP_REGION_SIZE;
-    b->launcher_fd = b->agent_fd = b->memfd = -1;
+    b->launcher_fd = b->agent_fd = b->agent_out = b->memfd = -1;
     b->launcher_pid = proc_same_ns(g->process.live, getpid(), "pid") == 1 ? getpid() : 0;
     p->suspend_seccomp = g->facts->seccomp == 2;
     p->single_arena = single_arena(g->process.live);
@@ -219,6 +223,10 @@ static void log_plan(const struct making *g)
     for (i = 0; i < p->unsafe_count; i++)
         view_log(v, "plan: not in %s, %#lx-%#lx%s", p->unsafe[i].what, (unsigned long)p->unsafe[i].lo,
                  (unsigned long)p->unsafe[i].hi, p->unsafe[i].stack_too ? ", nor above it" : "");
+    if (g->no_getfd < 0)
+        view_log(v, "plan: channel: two pipes, opened through /proc (no pidfd_getfd here: %s)", strerror(-g->no_getfd));
+    else
+        view_log(v, "plan: channel: a socketpair, fetched with pidfd_getfd");
     if (p->suspend_seccomp)
         view_log(v, "plan: the target's seccomp filter is suspended while it is traced");
     if (g->log) {

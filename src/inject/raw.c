@@ -3,7 +3,6 @@
 #include "inject/raw.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -18,14 +17,13 @@
 
 #define RAW_STOP_NS 2000000000ull /* from one of its stops to the next */
 #define RAW_AFFINITY_THREADS 64   /* threads whose CPUs are joined */
-#define RAW_PIDFD_THREAD O_EXCL   /* PIDFD_THREAD, 6.9 */
 
 struct raw {
     const struct inject_plan *plan;
     FILE *log;
     struct tracee t;
     struct mp_boot boot; /* as read at the rendezvous */
-    int fd, memfd;
+    struct channel channel;
 };
 
 static struct user_regs_struct raw_exit_regs(const struct raw *r, const struct user_regs_struct *from)
@@ -114,28 +112,6 @@ static int raw_to_rendezvous(struct raw *r, struct mp_failure *f)
     }
 }
 
-static int raw_pidfd_getfd(int pidfd, int fd)
-{
-    return pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, pidfd, fd, 0);
-}
-
-/* A copy of the target's descriptor. pidfd_getfd(2), 5.6, asks the leader's table,
- * which is empty when the leader has ended: then by the thread's own pidfd. The
- * copy is CLOEXEC at birth. */
-static int raw_getfd(const struct raw *r, int fd)
-{
-    int got = raw_pidfd_getfd(r->plan->facts.pidfd, fd);
-    if (got >= 0)
-        return got;
-    int err = errno;
-    int pidfd = (int)syscall(SYS_pidfd_open, r->t.tid, RAW_PIDFD_THREAD);
-    got = raw_pidfd_getfd(pidfd, fd);
-    if (pidfd >= 0)
-        close(pidfd);
-    errno = err;
-    return got;
-}
-
 static int raw_write_image(int memfd)
 {
     const unsigned char *at = inject_agent_image;
@@ -152,14 +128,9 @@ static int raw_write_image(int memfd)
 
 static int raw_fill_memfd(struct raw *r, struct mp_failure *f)
 {
-    char path[64];
-    int fd = raw_getfd(r, r->boot.memfd);
-    if (fd < 0) {
-        snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)r->t.tid, (int)r->boot.memfd);
-        fd = open(path, O_RDWR | O_CLOEXEC);
-    }
+    int fd = channel_memfd(r->t.tid, r->plan->facts.pidfd, &r->boot);
     if (fd < 0)
-        return mp_fail(f, MP_E_INJECT, errno, "can't open the target's memfd");
+        return mp_fail(f, MP_E_INJECT, -fd, "can't open the target's memfd: %s", strerror(-fd));
     int ret = raw_write_image(fd);
     close(fd);
     return ret < 0 ? mp_fail(f, MP_E_INJECT, -ret, "can't write the agent into the target's memfd") : 0;
@@ -177,9 +148,12 @@ static int raw_serve(struct raw *r, raddr_t region_base, struct mp_failure *f)
     if (r->boot.phase == MP_PHASE_FAILED)
         return mp_fail(f, MP_E_INJECT, r->boot.error, "%s failed in the target: %s", r->boot.error_text,
                        strerror(r->boot.error));
-    r->fd = raw_getfd(r, r->boot.launcher_fd);
-    if (r->fd < 0)
-        return mp_fail(f, MP_E_INJECT, errno, "can't take the socket out of the target (pidfd_getfd)");
+    r->boot.channel = r->plan->boot.channel; /* what we asked for, whatever stands there */
+    ret = channel_take(&r->channel, r->t.tid, r->plan->facts.pidfd, &r->boot);
+    if (ret < 0)
+        return mp_fail(f, MP_E_INJECT, -ret, "can't take %s: %s",
+                       r->boot.channel == MP_CHANNEL_PIPES ? "an end of the target's pipes (/proc/PID/fd)"
+                                                           : "the socket out of the target (pidfd_getfd)", strerror(-ret));
     return raw_fill_memfd(r, f);
 }
 
@@ -197,10 +171,10 @@ static void raw_detach(struct raw *r)
         tracee_detach(&r->t, stop.event == TRACEE_SIGNAL ? stop.sig : 0);
 }
 
-int raw_attend(const struct inject_plan *p, pid_t tid, raddr_t region_base, FILE *log, int *ret_fd,
+int raw_attend(const struct inject_plan *p, pid_t tid, raddr_t region_base, FILE *log, struct channel *ret_channel,
                struct mp_failure *f)
 {
-    struct raw r = {.plan = p, .log = log, .fd = -1};
+    struct raw r = {.plan = p, .log = log, .channel = {-1, -1}};
     tracee_init(&r.t, tid);
     r.t.seized = true;
     int ret = raw_to_rendezvous(&r, f);
@@ -208,10 +182,9 @@ int raw_attend(const struct inject_plan *p, pid_t tid, raddr_t region_base, FILE
         ret = raw_serve(&r, region_base, f);
     raw_detach(&r);
     if (ret < 0) {
-        if (r.fd >= 0)
-            close(r.fd); /* the loader sees its end close, and leaves */
+        channel_close(&r.channel); /* the loader sees its end close, and leaves */
         return ret;
     }
-    *ret_fd = r.fd;
+    *ret_channel = r.channel;
     return 0;
 }

@@ -12,7 +12,6 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -48,7 +47,7 @@ struct run {
     raddr_t base;   /* of the region; 0: not mapped */
     raddr_t flag_at; /* of the borrowed thread's multiple_threads; 0: not changed */
     pid_t raw_tid;
-    int fd;
+    struct channel channel;
 };
 
 /* --- changes, and their way back ------------------------------------------------- */
@@ -256,13 +255,14 @@ static int run_all(struct run *r)
         ret = run_in_thread(r);
     if (ret == 0) {
         run_log_pause(r);
-        ret = raw_attend(r->plan, r->raw_tid, r->base, r->log, &r->fd, r->f);
+        ret = raw_attend(r->plan, r->raw_tid, r->base, r->log, &r->channel, r->f);
         if (ret < 0)
             run_await_leave(r);
     }
-    if (ret == 0 && send(r->fd, "G", 1, MSG_NOSIGNAL) != 1) {
+    /* write(2): our signals are blocked here (borrow_run), so that SIGPIPE ends with the thread. */
+    if (ret == 0 && write(r->channel.out, "G", 1) != 1) {
         ret = mp_fail(r->f, MP_E_INJECT, errno, "the loader has gone");
-        close(r->fd);
+        channel_close(&r->channel);
     }
     return ret;
 }
@@ -276,7 +276,7 @@ static void run_job(void *arg)
 int inject_run(struct inject_plan *p, unsigned deadline_ms, FILE *log, struct inject_result *ret_result,
                struct mp_failure *f)
 {
-    struct run r = {.plan = p, .deadline_ms = deadline_ms, .log = log, .f = f, .fd = -1, .start_ns = clock_mono_ns()};
+    struct run r = {.plan = p, .deadline_ms = deadline_ms, .log = log, .f = f, .channel = {-1, -1}, .start_ns = clock_mono_ns()};
     r.borrow.plan = p;
     r.borrow.log = log;
     tracee_init(&r.borrow.t, 0);
@@ -289,7 +289,8 @@ int inject_run(struct inject_plan *p, unsigned deadline_ms, FILE *log, struct in
     if (ret < 0)
         return ret;
     *ret_result = (struct inject_result){
-        .fd = r.fd,
+        .fd = r.channel.in,
+        .out = r.channel.out,
         .pause_ns = r.borrow.pause_ns,
         .attach_ns = r.borrow.attach_ns,
         .total_ns = end - r.start_ns,

@@ -9,12 +9,16 @@
 #include "stream/stream.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "boot.h"
+
+#define PIPE_WAIT_MS 5000 /* for the agent to read on */
 
 _Static_assert(sizeof(struct mp_frame) == 8, "frame header");
 
@@ -343,6 +347,44 @@ int stream_next(struct stream *s, struct stream_event *ret)
     return n;
 }
 
+/* Drops n written bytes from the front; returns how many parts are left. */
+static int iov_advance(struct iovec **iov, int parts, size_t n)
+{
+    while (parts && n >= (*iov)->iov_len) {
+        n -= (*iov)->iov_len;
+        (*iov)++;
+        parts--;
+    }
+    if (parts) {
+        (*iov)->iov_base = (char *)(*iov)->iov_base + n;
+        (*iov)->iov_len -= n;
+    }
+    return parts;
+}
+
+/* A pipe may have room for no more than a page (pipe(7)): the rest of a frame follows
+ * as the agent reads. 0 or -errno, as stream_send. */
+static int stream_send_pipe(int fd, struct iovec *iov, int parts)
+{
+    struct pollfd room = {fd, POLLOUT, 0};
+    bool begun = false;
+
+    while (parts) {
+        ssize_t n = writev(fd, iov, parts);
+
+        if (n >= 0) {
+            begun = true;
+            parts = iov_advance(&iov, parts, (size_t)n);
+        } else if (errno == EAGAIN && begun) {
+            if (poll(&room, 1, PIPE_WAIT_MS) == 0)
+                return -EIO;
+        } else if (errno != EINTR) {
+            return -errno;
+        }
+    }
+    return 0;
+}
+
 int stream_send(int fd, enum mp_msg type, const void *payload, size_t len)
 {
     struct mp_frame f = {.type = (uint16_t)type, .count = len ? 1 : 0};
@@ -356,6 +398,8 @@ int stream_send(int fd, enum mp_msg type, const void *payload, size_t len)
     do
         n = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
+    if (n < 0 && errno == ENOTSOCK)
+        return stream_send_pipe(fd, iov, len ? 2 : 1);
     if (n < 0)
         return errno == EWOULDBLOCK ? -EAGAIN : -errno;
     return (size_t)n == f.len ? 0 : -EIO;

@@ -60,8 +60,8 @@ size_t stream_feed(struct stream *s, const void *data, size_t len);
  * out, nothing else can be read: -EPROTO. */
 int stream_next(struct stream *s, struct stream_event *ret) MP_MUST_CHECK;
 
-/* Writes one frame to fd. 0, or -errno (-EAGAIN when it does not fit now; then
- * nothing was written, or, on a stream socket that took a part, -EIO: the
+/* Writes one frame to fd, a socket or a pipe (then SIGPIPE must be ignored). 0, or -errno (-EAGAIN when it does not fit now; then
+ * nothing was written, or, when a part was taken and the rest is not, -EIO: the
  * connection is of no use any more). -EMSGSIZE over MP_FRAME_MAX. */
 int stream_send(int fd, enum mp_msg type, const void *payload, size_t len) MP_MUST_CHECK;
 

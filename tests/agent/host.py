@@ -37,10 +37,10 @@ class Boot(ctypes.Structure):
     _fields_ = [
         ("magic", u64), ("abi", u32), ("size", u32), ("region_base", u64), ("region_len", u64),
         ("phase", u32), ("error", i32), ("error_text", ctypes.c_char * 256), ("raw_tid", i32), ("worker_tid", i32),
-        ("launcher_fd", i32), ("agent_fd", i32), ("memfd", i32), ("reserved0", i32),
+        ("launcher_fd", i32), ("agent_fd", i32), ("memfd", i32), ("agent_out", i32),
         ("fns", u64 * 9), ("dlopen_flags", u32), ("tid_offset", u32), ("raw_tcb", u64), ("exit_gadget", u64),
         ("agent_entry_off", u64), ("agent_base", u64), ("py_version", u32), ("py_flags", u32),
-        ("py_sym", u64 * len(NAMES)), ("launcher_pid", i32), ("reserved1", i32)]
+        ("py_sym", u64 * len(NAMES)), ("launcher_pid", i32), ("channel", ctypes.c_uint32)]
 
 
 def address(name):

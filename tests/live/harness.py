@@ -259,6 +259,7 @@ class Launcher:
         self.out = tempfile.TemporaryFile()
         options.setdefault("stdout", self.out)
         options.setdefault("stdin", subprocess.DEVNULL)
+        options.setdefault("preexec_fn", getattr(binary, "before_exec", None))
         prefix = list(options.pop("prefix", ()))
         self.process = spawn(prefix + self.argv, stderr=subprocess.PIPE, **options)
         self.reader = LineReader(self.process.stderr.fileno())

@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 
+import channel
 import cli
 import harness
 import lines
@@ -48,6 +49,7 @@ def collect(interpreters, options):
     groups = []
     for interpreter in interpreters:
         cases = list(scenarios.tests(options.short)) + list(sessions.tests(options.short)) + list(lines.tests(options.short))
+        cases += channel.tests(options.short)
         if not options.short:
             cases += cli.tests(False, everywhere=interpreter is not interpreters[0])
         groups.append(cases)

@@ -3,7 +3,9 @@
 #include "wire_gen.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* Decodes g to the end. Returns the number of events, or -EPROTO. */
@@ -421,6 +423,53 @@ START_TEST(test_socket)
 }
 END_TEST
 
+/* A pipe of one page, which a user of many pipes gets: GO is longer. */
+START_TEST(test_pipe)
+{
+    static struct mp_options o;
+    static char got[2 * sizeof(struct mp_options)];
+    size_t want = sizeof(struct mp_frame) + sizeof(o), have = 0;
+    int fd[2], status = -1;
+    pid_t child;
+
+    memset(&o, 0x5a, sizeof(o));
+    signal(SIGPIPE, SIG_IGN);
+    ck_assert_int_eq(pipe2(fd, O_CLOEXEC), 0);
+    ck_assert_int_eq(fcntl(fd[1], F_SETPIPE_SZ, 4096), 4096);
+    ck_assert_int_eq(fcntl(fd[1], F_SETFL, O_NONBLOCK), 0);
+    child = fork();
+    if (child == 0)
+        _exit(stream_send(fd[1], MP_MSG_GO, &o, sizeof(o)) ? 1 : 0);
+    close(fd[1]);
+    for (ssize_t n = 1; n > 0; have += (size_t)n) {
+        n = read(fd[0], got + have, sizeof(got) - have);
+        ck_assert_int_ge(n, 0);
+    }
+    ck_assert_uint_eq(have, want);
+    ck_assert_int_eq(memcmp(got + sizeof(struct mp_frame), &o, sizeof(o)), 0);
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    ck_assert_int_eq(status, 0);
+    close(fd[0]);
+}
+END_TEST
+
+/* Full: nothing is written. Without a reader: an error. */
+START_TEST(test_pipe_full)
+{
+    int fd[2], n;
+
+    signal(SIGPIPE, SIG_IGN);
+    ck_assert_int_eq(pipe2(fd, O_CLOEXEC | O_NONBLOCK), 0);
+    do
+        n = stream_send(fd[1], MP_MSG_DETACH, NULL, 0);
+    while (n == 0);
+    ck_assert_int_eq(n, -EAGAIN);
+    close(fd[0]);
+    ck_assert_int_eq(stream_send(fd[1], MP_MSG_DETACH, NULL, 0), -EPIPE);
+    close(fd[1]);
+}
+END_TEST
+
 int main(void)
 {
     TCase *tc = tcase_create("stream");
@@ -439,5 +488,7 @@ int main(void)
     tcase_add_test(tc, test_other_abi);
     tcase_add_test(tc, test_bounded);
     tcase_add_test(tc, test_socket);
+    tcase_add_test(tc, test_pipe);
+    tcase_add_test(tc, test_pipe_full);
     return gen_run(tc);
 }

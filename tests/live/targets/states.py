@@ -265,6 +265,14 @@ def stand(control, release):
         pass
 
 
+def orphan(control):
+    """A child with all descriptors of ours; it ends when the driver closes its pipe."""
+    if os.fork() == 0:
+        os.read(control.fd, 1)
+        os._exit(0)
+    control.tell(orphan=True)
+
+
 class Menu(IdleSelect):
     """Idle in select; does what it is asked to."""
 
@@ -298,6 +306,8 @@ class Menu(IdleSelect):
             control.tell(standing=True)
             stand(control, "return")
             control.tell(returned=True)
+        elif words[0] == "orphan":
+            orphan(control)
         else:
             return False
         return True

@@ -1,0 +1,170 @@
+/* Descriptors of the target, fetched. See channel.h. */
+#include "inject/channel.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define CHANNEL_PIDFD_THREAD O_EXCL     /* PIDFD_THREAD, 6.9 */
+#define CHANNEL_PIPEFS 0x50495045       /* PIPEFS_MAGIC, linux/magic.h */
+#define CHANNEL_PIPE_SIZE (256 << 10)   /* of the agent's stream: as much as it gathers itself */
+
+/* --- pidfd_getfd ------------------------------------------------------------------- */
+
+static int getfd(int pidfd, int fd)
+{
+    int got = pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, pidfd, fd, 0);
+    return got >= 0 ? got : pidfd < 0 ? pidfd : -errno;
+}
+
+static int thread_pidfd(pid_t tid)
+{
+    int fd = (int)syscall(SYS_pidfd_open, tid, CHANNEL_PIDFD_THREAD);
+    return fd < 0 ? -errno : fd;
+}
+
+int channel_judge(int err)
+{
+    return err == EBADF ? 0 : err ? -err : -EPROTO;
+}
+
+/* pidfd_getfd looks into the leader's table, which is empty once the leader has
+ * ended: the thread's own pidfd has to serve then, from 6.9 on. */
+int channel_probe(pid_t pid, pid_t live, int pidfd)
+{
+    if (pidfd < 0)
+        return pidfd;
+    int thread = live == pid ? -1 : thread_pidfd(live);
+    if (live != pid && thread < 0)
+        return thread;
+    int got = getfd(thread < 0 ? pidfd : thread, -1);
+    if (thread >= 0)
+        close(thread);
+    return channel_judge(got < 0 ? -got : 0);
+}
+
+/* A copy of the target's descriptor, CLOEXEC at birth. fd or -errno. */
+static int copy(pid_t tid, int pidfd, int fd)
+{
+    int got = getfd(pidfd, fd);
+    if (got >= 0)
+        return got;
+    int thread = thread_pidfd(tid), again = getfd(thread, fd);
+    if (thread >= 0)
+        close(thread);
+    return again >= 0 ? again : got;
+}
+
+/* --- through /proc ------------------------------------------------------------------ *
+ * The target's other threads run, and may put another file under the number: to open
+ * a device has effects, and to write as root into what the target may only read would
+ * be its way to do so. So the file is pinned (O_PATH opens nothing), looked at, and
+ * only then opened, by way of the pin. */
+
+static int pin(pid_t tid, int fd)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)tid, fd);
+    int got = open(path, O_PATH | O_CLOEXEC);
+    return got < 0 ? -errno : got;
+}
+
+/* Opens what is pinned, and lets go of the pin. */
+static int open_pinned(int pinned, int flags)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", pinned);
+    int fd = open(path, flags | O_CLOEXEC | O_NOCTTY), err = errno;
+    close(pinned);
+    return fd < 0 ? -err : fd;
+}
+
+/* A pipe without a name: a FIFO of some directory is on another file system. */
+static bool is_pipe(int pinned)
+{
+    struct stat st;
+    struct statfs fs;
+    return fstat(pinned, &st) == 0 && S_ISFIFO(st.st_mode) && fstatfs(pinned, &fs) == 0 && fs.f_type == CHANNEL_PIPEFS;
+}
+
+static int open_pipe(pid_t tid, int fd, int flags)
+{
+    int pinned = pin(tid, fd);
+    if (pinned < 0)
+        return pinned;
+    if (!is_pipe(pinned)) {
+        close(pinned);
+        return -EPROTO;
+    }
+    return open_pinned(pinned, flags | O_NONBLOCK);
+}
+
+/* An empty memfd. All memfds lie on one mount of the kernel's that has no path
+ * (mm/shmem.c, shm_mnt): one of our own tells which. */
+static bool is_memfd(int pinned)
+{
+    struct stat st, own;
+    int fd = memfd_create("mempulse-probe", MFD_CLOEXEC);
+    bool known = fd >= 0 && fstat(fd, &own) == 0;
+    if (fd >= 0)
+        close(fd);
+    return known && fstat(pinned, &st) == 0 && S_ISREG(st.st_mode) && st.st_dev == own.st_dev && st.st_nlink == 0 &&
+           st.st_size == 0;
+}
+
+/* --- both ------------------------------------------------------------------------------ */
+
+static int take_pipes(struct channel *ret, pid_t tid, const struct mp_boot *b)
+{
+    int in = open_pipe(tid, b->agent_out, O_RDONLY);
+    if (in < 0)
+        return in;
+    int out = open_pipe(tid, b->agent_fd, O_WRONLY);
+    if (out < 0) {
+        close(in);
+        return out;
+    }
+    /* More room, fewer wake-ups; a refusal costs no more than these. */
+    (void)!fcntl(in, F_SETPIPE_SZ, CHANNEL_PIPE_SIZE);
+    *ret = (struct channel){in, out};
+    return 0;
+}
+
+int channel_take(struct channel *ret, pid_t tid, int pidfd, const struct mp_boot *b)
+{
+    if (b->channel == MP_CHANNEL_PIPES)
+        return take_pipes(ret, tid, b);
+    int fd = copy(tid, pidfd, b->launcher_fd);
+    if (fd < 0)
+        return fd;
+    *ret = (struct channel){fd, fd};
+    return 0;
+}
+
+void channel_close(struct channel *c)
+{
+    if (c->in >= 0)
+        close(c->in);
+    if (c->out >= 0 && c->out != c->in)
+        close(c->out);
+    *c = (struct channel){-1, -1};
+}
+
+int channel_memfd(pid_t tid, int pidfd, const struct mp_boot *b)
+{
+    if (b->channel == MP_CHANNEL_SOCKET)
+        return copy(tid, pidfd, b->memfd);
+    int pinned = pin(tid, b->memfd);
+    if (pinned < 0)
+        return pinned;
+    if (!is_memfd(pinned)) {
+        close(pinned);
+        return -EPROTO;
+    }
+    return open_pinned(pinned, O_WRONLY);
+}
