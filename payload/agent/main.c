@@ -361,6 +361,7 @@ static uint32_t loop(void)
         records = g.records;
         drain();
         update_control();
+        hook_round(mp_control_block.heartbeat_ns);
         governor_tick(mp_control_block.heartbeat_ns);
         once_a_second(mp_control_block.heartbeat_ns, &next_stats, &named);
         reason = leave_reason();

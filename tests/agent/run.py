@@ -125,6 +125,17 @@ def growth(run):
     assert c.file.endswith("scenarios.py") and c.module == "scenarios" and c.line > 10 and c.name == "grower"
 
 
+@test(since=(3, 12))
+def fades(run):
+    check_basic(run)
+    s = run.session
+    seen = s.calls("far")
+    assert 0 < len(seen) <= 100, "after a round it is seen, till then not: %d" % len(seen)
+    # It has been seen within the depth: from then on each of its calls counts.
+    assert 200000 < s.stats[-1].events < 300000, s.stats[-1].events
+    assert not s.calls("far_calls")
+
+
 @test("growth", ppm=100000000)
 def growth_uss(run):
     check_basic(run)

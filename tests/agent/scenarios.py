@@ -50,6 +50,33 @@ def deep(agent, before):
         level(30)
 
 
+# -- fades: what is only called below the depth is switched off, and looked at again ------
+
+def far(n):
+    return n
+
+
+def far_calls(n):
+    for i in range(n):
+        far(i)
+
+
+def nest(depth, n):
+    if depth:
+        nest(depth - 1, n)
+    else:
+        far_calls(n)
+
+
+def fades(agent, before):
+    import time
+    nest(6, 100000)
+    for i in range(100):
+        far(-1)
+        time.sleep(0.03)
+    nest(6, 100000)
+
+
 # -- recursion, exceptions, generators ----------------------------------------------
 
 class Boom(Exception):
