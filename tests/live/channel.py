@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import struct
+import subprocess
 import sys
 
 import cli
@@ -122,9 +123,21 @@ def impostor(context):
         target.check_untouched()
 
 
+def without_privileges(context):
+    """A command's prefix: another user, or, where that one may not read the interpreter,
+    root without a capability."""
+    prefix = cli.as_nobody(context)
+    for prefix in (prefix, ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]):
+        done = subprocess.run(prefix + [context.python, "-c", ""], stdin=subprocess.DEVNULL,
+                                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if done.returncode == 0:
+            return prefix
+    raise harness.Skip("no user without privileges can run it")
+
+
 def own_process(context):
     """Without privileges, on a process of one's own."""
-    prefix = cli.as_nobody(context)
+    prefix = without_privileges(context)
     with harness.Target(context.python, "fib", prefix=prefix) as target:
         result = harness.run(context.binary, "inject", "-p", target.pid, "-d", "200ms", "-v", "-o", os.devnull, prefix=prefix)
         if result.code == 5:
@@ -137,7 +150,7 @@ def own_process(context):
 def other_namespaces(context):
     """A target in network, IPC and UTS namespaces of its own: a pipe knows none of them."""
     prefix = ["unshare", "-n", "-i", "-u"]
-    probe = harness.subprocess.run(prefix + ["true"], stdout=harness.subprocess.DEVNULL, stderr=harness.subprocess.DEVNULL)
+    probe = subprocess.run(prefix + ["true"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     if probe.returncode != 0:
         raise harness.Skip("no new namespaces here")
     with harness.Target(context.python, "fib", prefix=prefix) as target:
