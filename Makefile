@@ -97,7 +97,7 @@ $(BUILD)/loader.bin: $(BUILD)/loader.elf
 # Unit tests (Check). Each is a program of its own.
 $(BUILD)/unit/%: tests/unit/%.c $(BUILD)/libmempulse.a | deps
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(SAN) $(LAUNCHER_CFLAGS) -iquote tests/unit -o $@ $< $(BUILD)/libmempulse.a $(LDFLAGS) \
+	$(CC) $(CFLAGS) $(SAN) $(LAUNCHER_CFLAGS) -iquote tests/unit -iquote payload -o $@ $< $(BUILD)/libmempulse.a $(LDFLAGS) \
 	  $$(pkg-config --libs check) $(LIBS)
 
 unit: $(UNIT_BIN)

@@ -23,6 +23,7 @@ _mempulse()
             -f|--format) words="text ndjson" ;;
             --color) words="auto always never" ;;
             --report) words="mempulse" ;;
+            --max-overhead) words="0 0.5 1 2 5" ;;
             --fail-on) words="rss> self>" ;;
             -o|--output)
                 mapfile -t COMPREPLY < <(compgen -f -- "$cur")
@@ -30,8 +31,8 @@ _mempulse()
             *)
                 case ${COMP_WORDS[1]} in
                     inject) words="--pid --duration --count --timeout --replace --depth --root --function --module
-                                   --exclude --thread --min-bytes --min-time --lines --no-uss --uss-budget --output
-                                   --format --json --summary --report --color --quiet --verbose --max-loss --fail-on
+                                   --exclude --thread --min-bytes --min-time --lines --no-uss --uss-budget --max-overhead
+                                   --output --format --json --summary --report --color --quiet --verbose --max-loss --fail-on
                                    --help" ;;
                     detach) words="--pid --wait --timeout --strict --json --quiet --verbose --help" ;;
                     status) words="--pid --strict --json --help" ;;

@@ -11,7 +11,8 @@
 
 enum { /* long options without a letter */
     O_DEPTH = 256, O_ROOT, O_FUNCTION, O_MODULE, O_EXCLUDE, O_MIN_BYTES, O_MIN_TIME, O_THREAD, O_JSON,
-    O_SUMMARY, O_COLOR, O_LINES, O_REPORT, O_REPLACE, O_TIMEOUT, O_MAX_LOSS, O_FAIL_ON, O_NO_ROLLUP, O_BUDGET
+    O_SUMMARY, O_COLOR, O_LINES, O_REPORT, O_REPLACE, O_TIMEOUT, O_MAX_LOSS, O_FAIL_ON, O_NO_ROLLUP, O_BUDGET,
+    O_MAX_OVERHEAD
 };
 
 static const struct option long_options[] = {
@@ -23,8 +24,8 @@ static const struct option long_options[] = {
     {"quiet", 0, NULL, 'q'},        {"verbose", 0, NULL, 'v'},     {"color", 1, NULL, O_COLOR},
     {"lines", 0, NULL, O_LINES},    {"report", 1, NULL, O_REPORT}, {"replace", 0, NULL, O_REPLACE},
     {"timeout", 1, NULL, O_TIMEOUT}, {"max-loss", 1, NULL, O_MAX_LOSS}, {"fail-on", 1, NULL, O_FAIL_ON},
-    {"no-uss", 0, NULL, O_NO_ROLLUP}, {"uss-budget", 1, NULL, O_BUDGET}, {"help", 0, NULL, 'h'},
-    {NULL, 0, NULL, 0},
+    {"no-uss", 0, NULL, O_NO_ROLLUP}, {"uss-budget", 1, NULL, O_BUDGET}, {"max-overhead", 1, NULL, O_MAX_OVERHEAD},
+    {"help", 0, NULL, 'h'},         {NULL, 0, NULL, 0},
 };
 
 static const char help[] =
@@ -46,6 +47,8 @@ static const char help[] =
     "      --lines            memory at every executed line of the traced functions\n"
     "      --no-uss           never read smaps_rollup (no uss and swap)\n"
     "      --uss-budget PCT   share of time that smaps_rollup may take (default 0.5)\n"
+    "      --max-overhead PCT give up detail while hooks cost more than this of the target's own\n"
+    "                         CPU time (default 2; 0: never): smaps_rollup, depth, every call, all\n"
     "Output:\n"
     "  -o, --output FILE      write there; %p is the pid, %t the time, - is stdout\n"
     "  -f, --format FORMAT    text or ndjson (default: by FILE's name, else text)\n"
@@ -106,6 +109,17 @@ static int parse_fail_on(struct inject_options *o, const char *v)
     if (!ret || args_size(gt + 1, ret) || !*ret)
         return usage(o, "--fail-on", v);
     return 0;
+}
+
+/* 0 is off; what is too small to be told from it is no goal but a mistake. */
+static int parse_max_overhead(struct inject_options *o, const char *v)
+{
+    double pct;
+
+    if (args_percent(v, &pct))
+        return usage(o, "--max-overhead", v);
+    o->agent.max_overhead_ppm = (uint32_t)(pct * 10000.0 + 0.5);
+    return pct > 0 && !o->agent.max_overhead_ppm ? usage(o, "--max-overhead", v) : 0;
 }
 
 static int parse_color(struct inject_options *o, const char *v)
@@ -188,6 +202,8 @@ static int parse_value(struct inject_options *o, int c, const char *v)
             return usage(o, "--uss-budget", v);
         o->agent.rollup_budget_ppm = (uint32_t)(pct * 10000.0);
         return 0;
+    case O_MAX_OVERHEAD:
+        return parse_max_overhead(o, v);
     case O_MAX_LOSS:
         return args_percent(v, &o->max_loss_pct) ? usage(o, "--max-loss", v) : 0;
     case O_FAIL_ON:
@@ -283,7 +299,7 @@ int inject_options_parse(struct inject_options *o, int argc, char **argv)
     int c;
 
     *o = (struct inject_options){
-        .agent = {.depth = MP_DEPTH_DEFAULT, .rollup_budget_ppm = 5000},
+        .agent = {.depth = MP_DEPTH_DEFAULT, .rollup_budget_ppm = 5000, .max_overhead_ppm = 20000},
         .timeout_ns = 10000000000ull,
         .color = color_auto(),
         .max_loss_pct = -1,

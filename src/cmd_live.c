@@ -331,6 +331,10 @@ static void live_fill_end(struct live *l)
     l->end.records = t.records;
     l->end.lost = t.lost[0];
     l->end.cost_pct = wall ? 100.0 * (double)hook / (double)wall : 0;
+    l->end.account = t.account;
+    l->end.overhead_pct = render_overhead_pct(hook, t.account.work_ns);
+    l->end.max_overhead_ppm = l->meta.options.max_overhead_ppm;
+    l->end.depth = l->meta.options.depth;
     l->end.pause_ns = l->s.inj.pause_ns;
     l->end.wall_ns = wall;
     l->end.residue_text = l->residue;

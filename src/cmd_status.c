@@ -45,11 +45,26 @@ static const char *state_name(const struct inject_agent *a)
     return s < sizeof(state_names) / sizeof(state_names[0]) ? state_names[s] : "unknown";
 }
 
+/* Over the target's own work; over wall time before the first window has ended. */
 static double cost_pct(const struct mp_control *c)
 {
     uint64_t now = clock_real_ns();
 
+    if (c->account.work_ns)
+        return render_overhead_pct(c->hook_ns, c->account.work_ns);
     return now > c->start_realtime_ns ? 100.0 * (double)c->hook_ns / (double)(now - c->start_realtime_ns) : 0;
+}
+
+/* The control block is the target's memory: the words may be anything. */
+static void print_governor(const struct mp_control *c)
+{
+    char now[32], goal[32], words[RENDER_WORDS];
+
+    if (!c->options.max_overhead_ppm)
+        return;
+    printf(", %s now (--max-overhead %s); stage %s: %s",
+           render_ppm(now, sizeof(now), c->govern.cost_ppm), render_ppm(goal, sizeof(goal), c->options.max_overhead_ppm),
+           render_stage_name(c->govern.stage), render_in_force(words, sizeof(words), &c->govern, &c->options));
 }
 
 static void print_text(pid_t pid, const struct inject_agent *a)
@@ -62,9 +77,11 @@ static void print_text(pid_t pid, const struct inject_agent *a)
     if (since && localtime_r(&since, &tm))
         strftime(when, sizeof(when), "%F %T", &tm);
     printf("%d: %s, since %s, by launcher %d; depth %u%s; %" PRIu64 " records, %" PRIu64
-           " lost, %" PRIu64 " threads, %" PRIu64 " functions; hook cost %.2f%%\n",
+           " lost, %" PRIu64 " threads, %" PRIu64 " functions; hook cost %.2f%%",
            (int)pid, state_name(a), when, c->launcher_pid, c->options.depth,
            c->options.flags & MP_OPT_LINES ? ", lines" : "", c->records, c->lost, c->threads, c->codes, cost_pct(c));
+    print_governor(c);
+    printf("\n");
 }
 
 static struct json_object *globs(const struct mp_patterns *p)
@@ -82,6 +99,7 @@ static struct json_object *options_json(const struct mp_options *op)
 
     json_object_object_add(o, "depth", json_object_new_int64(op->depth));
     json_object_object_add(o, "lines", json_object_new_boolean(op->flags & MP_OPT_LINES));
+    json_object_object_add(o, "max_overhead_ppm", json_object_new_int64(op->max_overhead_ppm));
     json_object_object_add(o, "min_bytes", json_object_new_int64((int64_t)op->min_bytes));
     json_object_object_add(o, "min_time_ns", json_object_new_int64((int64_t)op->min_time_ns));
     json_object_object_add(o, "thread", json_object_new_int(op->thread));
@@ -89,6 +107,23 @@ static struct json_object *options_json(const struct mp_options *op)
     json_object_object_add(o, "function", globs(&op->function));
     json_object_object_add(o, "module", globs(&op->module));
     json_object_object_add(o, "exclude", globs(&op->exclude));
+    return o;
+}
+
+static struct json_object *governor_json(const struct mp_control *c)
+{
+    struct json_object *o = json_object_new_object(), *stages = json_object_new_object();
+
+    json_object_object_add(o, "stage", json_object_new_string(render_stage_name(c->govern.stage)));
+    json_object_object_add(o, "depth", json_object_new_int64(c->govern.depth));
+    json_object_object_add(o, "weight", json_object_new_int64((int64_t)1 << (c->govern.sample_log2 & 31)));
+    json_object_object_add(o, "rollup_budget_ppm", json_object_new_int64(c->govern.rollup_ppm));
+    json_object_object_add(o, "cost_ppm", json_object_new_int64(c->govern.cost_ppm));
+    json_object_object_add(o, "floor_ppm", json_object_new_int64(c->govern.floor_ppm));
+    json_object_object_add(o, "deepest_stage", json_object_new_string(render_stage_name(c->account.deepest)));
+    for (uint32_t i = 0; i < MP_STAGES; i++)
+        json_object_object_add(stages, render_stage_name(i), json_object_new_int64((int64_t)c->account.stage_ns[i]));
+    json_object_object_add(o, "stage_ns", stages);
     return o;
 }
 
@@ -109,6 +144,11 @@ static void print_json(pid_t pid, const struct inject_agent *a)
         json_object_object_add(o, "records", json_object_new_int64((int64_t)c->records));
         json_object_object_add(o, "lost", json_object_new_int64((int64_t)c->lost));
         json_object_object_add(o, "hook_ns", json_object_new_int64((int64_t)c->hook_ns));
+        json_object_object_add(o, "work_ns", json_object_new_int64((int64_t)c->account.work_ns));
+        json_object_object_add(o, "agent_ns", json_object_new_int64((int64_t)c->account.agent_ns));
+        json_object_object_add(o, "overhead_percent", json_object_new_double(cost_pct(c)));
+        if (c->options.max_overhead_ppm)
+            json_object_object_add(o, "governor", governor_json(c));
         json_object_object_add(o, "threads", json_object_new_int64((int64_t)c->threads));
         json_object_object_add(o, "functions", json_object_new_int64((int64_t)c->codes));
         json_object_object_add(o, "options", options_json(&c->options));

@@ -67,6 +67,7 @@ class Session:
         self.lost = 0
         self.threads = {}
         self.end = None
+        self.goal = 0  # --max-overhead
 
     def take(self, obj):
         kind = obj["type"]
@@ -74,8 +75,14 @@ class Session:
             raise Bad("a line after end")
         if (kind == "meta") != (not self.count):
             raise Bad("meta is the first line, once")
-        if kind in ("call", "line", "lost", "stats", "note") and "rank" in self.count:
+        if kind in ("call", "line", "lost", "stats", "note", "govern") and "rank" in self.count:
             raise Bad("%s after rank" % kind)
+        if kind == "meta":
+            self.goal = obj["options"]["max_overhead_ppm"]
+        if kind == "govern" and not self.goal:
+            raise Bad("govern without --max-overhead")
+        if kind == "rank" and int(obj.get("measured_calls", 0)) > int(obj["calls"]):
+            raise Bad("more calls measured than there were")
         self.count[kind] = self.count.get(kind, 0) + 1
         if kind == "lost":
             self.lost += int(obj["count"])
@@ -99,6 +106,8 @@ class Session:
             raise Bad("%d calls, %d lines seen; end says %d, %d" % (seen + told))
         if int(self.end["records"]) != sum(told):
             raise Bad("end: records is not calls + lines")
+        if ("governor" in self.end) != (self.goal > 0):
+            raise Bad("end: governor stands there when --max-overhead is on, and only then")
         if int(self.end["lost"]) != self.lost:
             raise Bad("lost lines say %d, end says %s" % (self.lost, self.end["lost"]))
         if self.end["clean"] and (self.end["residue"] or self.end["left"]):

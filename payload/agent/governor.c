@@ -127,10 +127,18 @@ void governor_init(void)
     to_announce = false;
 }
 
+/* For `status`, which may read while this writes: each figure is right by itself. */
+static void account_publish(void)
+{
+    mp_control_block.govern = govern;
+    mp_control_block.account = account;
+}
+
 void governor_start(uint64_t now)
 {
     origin = last = counters_now(now);
     govern.time_ns = now;
+    account_publish();
     window_end = now + WINDOW_SHORT_NS;
 }
 
@@ -180,13 +188,6 @@ static void account_state(uint64_t now)
     govern.depth = s->depth;
     govern.sample_log2 = s->sample_log2;
     govern.rollup_ppm = s->rollup_ppm;
-}
-
-/* For `status`, which may read while this writes: each figure is right by itself. */
-static void account_publish(void)
-{
-    mp_control_block.govern = govern;
-    mp_control_block.account = account;
 }
 
 /* A full socket keeps the news back; what comes through then is the newest. */

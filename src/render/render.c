@@ -35,6 +35,7 @@ int render_begin(struct render *r, const struct render_meta *meta)
         r->page_size = meta->page_size;
     r->realtime_offset_ns = meta->realtime_offset_ns;
     r->start_mono_ns = meta->start_mono_ns;
+    r->asked = meta->options;
     r->rooted = meta->options.root.count > 0;
     return r->ops->begin(r, meta);
 }

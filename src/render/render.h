@@ -41,6 +41,10 @@ struct render_end {
     bool clean;
     uint64_t records, lost;
     double cost_pct;         /* hook_ns over wall time, in per cent of one CPU */
+    double overhead_pct;     /* hook_ns over the CPU time of the target's own work; below 0: not known */
+    uint32_t max_overhead_ppm; /* --max-overhead; 0: off */
+    uint32_t depth;            /* --depth */
+    struct mp_account account; /* the governor's */
     uint64_t pause_ns;       /* longest single pause in the session, attach and detach */
     uint64_t wall_ns;
     uint32_t residue;        /* MP_RESIDUE_* */
@@ -74,11 +78,25 @@ int render_ranking(FILE *out, const struct model *m, bool color, unsigned width)
  * visit of a line did not measure is -1, which is the original's own word for it. */
 int render_mempulse(FILE *out, const struct model *m) MP_MUST_CHECK;
 
-/* "detached from PID: N records, M lost, hook cost X%, paused Y us; nothing left behind" */
+/* "detached from PID: N records, M lost, hook cost X%, paused Y us; nothing left behind"
+ * X is overhead_pct where it is known. What the governor gave up stands behind it. */
 int render_verdict(FILE *out, pid_t pid, const struct render_end *end) MP_MUST_CHECK;
 
 /* The --json error object of docs/exit-codes.md, one line. pid <= 0: none. */
 int render_error_json(FILE *out, pid_t pid, const struct mp_failure *f) MP_MUST_CHECK;
+
+/* Words for the governor. Stage names are stable: "full", "rollup", "depth", "sampled", "quiet". */
+const char *render_stage_name(uint32_t stage);
+/* 100 * hook over work, or -1 when no work was measured. */
+double render_overhead_pct(uint64_t hook_ns, uint64_t work_ns);
+/* "2%", "0.0078%": three digits. buf of at least 24 bytes. Returns buf. */
+char *render_ppm(char *buf, size_t len, uint64_t ppm);
+/* "depth 1 of 3, 1 call in 8": what is in force, as far as it is less than asked for.
+ * g may be foreign in every word. Returns buf, 128 bytes hold all. */
+#define RENDER_WORDS 256
+char *render_in_force(char *buf, size_t len, const struct mp_govern *g, const struct mp_options *asked);
+/* "depth down to 1 of 3 for 4.20 s, nothing traced for 1.00 s"; "" when nothing was. Returns buf. */
+char *render_given_up(char *buf, size_t len, const struct mp_account *a, uint32_t depth);
 
 /* Human sizes: "+1.5 MiB", "-12 KiB", "0 B"; at most 9 columns; binary units; buf
  * of at least 24 bytes. sign: growth gets a '+'. Returns buf. */

@@ -82,6 +82,7 @@ static void add_options(struct jline *j, const struct mp_options *o)
     jline_bool(&sub, "lines", o->flags & MP_OPT_LINES);
     jline_bool(&sub, "rollup", !(o->flags & MP_OPT_NO_ROLLUP));
     jline_uint(&sub, "rollup_budget_ppm", o->rollup_budget_ppm);
+    jline_uint(&sub, "max_overhead_ppm", o->max_overhead_ppm);
     jline_uint(&sub, "min_bytes", o->min_bytes);
     jline_uint(&sub, "min_time_ns", o->min_time_ns);
     if (o->thread)
@@ -209,6 +210,8 @@ static void add_levels(struct jline *j, const struct mp_record *rec)
 static void add_call(struct jline *j, const struct mp_record *rec, int64_t page)
 {
     jline_uint(j, "dur_ns", rec->dur_ns);
+    if (rec->weight_log2)
+        jline_uint(j, "weight", 1ull << rec->weight_log2);
     if (rec->flags & MP_REC_HAS_RSS)
         jline_int(j, "rss_delta_bytes", (int64_t)rec->rss_delta_pages * page);
     if (rec->flags & MP_REC_HAS_USS_DELTA)
@@ -266,6 +269,10 @@ static int put_stats(struct render *r, const struct mp_stats *s)
     jline_uint(&j, "events", s->events);
     jline_uint(&j, "hook_ns", s->hook_ns);
     jline_uint(&j, "rollup_ns", s->rollup_ns);
+    jline_uint(&j, "floor_ns", s->account.floor_ns);
+    jline_uint(&j, "work_ns", s->account.work_ns);
+    jline_uint(&j, "agent_ns", s->account.agent_ns);
+    jline_uint(&j, "cost_ppm", s->account.cost_ppm);
     if (s->rss_bytes)
         jline_uint(&j, "rss_bytes", s->rss_bytes);
     if (s->uss_bytes)
@@ -274,6 +281,24 @@ static int put_stats(struct render *r, const struct mp_stats *s)
         jline_uint(&j, "peak_bytes", s->peak_bytes);
     jline_uint(&j, "threads", s->threads);
     jline_uint(&j, "codes", s->codes);
+    return jline_write(&j, &r->io);
+}
+
+static int put_govern(struct render *r, const struct mp_govern *g)
+{
+    struct jline j;
+
+    jline_begin(&j, "govern");
+    add_time(r, &j, g->time_ns);
+    jline_text(&j, "stage", render_stage_name(g->stage));
+    jline_uint(&j, "depth", g->depth);
+    jline_uint(&j, "weight", 1ull << g->sample_log2);
+    jline_uint(&j, "rollup_budget_ppm", g->rollup_ppm);
+    jline_uint(&j, "cost_ppm", g->cost_ppm);
+    jline_uint(&j, "floor_ppm", g->floor_ppm);
+    jline_uint(&j, "window_ns", g->window_ns);
+    jline_uint(&j, "hook_ns", g->hook_ns);
+    jline_uint(&j, "work_ns", g->work_ns);
     return jline_write(&j, &r->io);
 }
 
@@ -304,6 +329,8 @@ static int ndjson_event(struct render *r, const struct model *m, const struct st
         return put_stats(r, &ev->stats);
     case MP_MSG_NOTE:
         return put_note(r, ev);
+    case MP_MSG_GOVERN:
+        return put_govern(r, &ev->govern);
     default:
         return 0;
     }
@@ -317,6 +344,8 @@ static int put_rank(struct render *r, const struct model_code *c, long rank)
     jline_int(&j, "rank", rank);
     add_function(&j, c, c->id, 0);
     jline_uint(&j, "calls", c->calls);
+    if (c->measured != c->calls)
+        jline_uint(&j, "measured_calls", c->measured);
     if (c->rss_calls) {
         jline_int(&j, "rss_net_bytes", c->rss_incl);
         jline_int(&j, "rss_self_bytes", c->rss_self);
@@ -369,6 +398,8 @@ static void add_totals(struct jline *j, const struct model_totals *t)
 {
     jline_uint(j, "calls", t->calls);
     jline_uint(j, "lines", t->lines);
+    if (t->most_weight_log2)
+        jline_uint(j, "calls_estimated", t->calls_estimated);
     jline_uint(j, "filtered", t->filtered);
     if (t->rss_first >= 0) {
         jline_int(j, "rss_first_bytes", t->rss_first);
@@ -379,6 +410,23 @@ static void add_totals(struct jline *j, const struct model_totals *t)
     jline_int(j, "rss_attributed_bytes", t->rss_attributed);
     jline_uint(j, "own_attributed_bytes", t->own_attributed);
     jline_bool(j, "overlap", t->overlap);
+}
+
+/* What --max-overhead took: how long it was in which stage, how far it went. */
+static void add_governor(struct jline *j, const struct render_end *end)
+{
+    struct jline sub = {.obj = json_object_new_object()}, stages = {.obj = json_object_new_object()};
+    const struct mp_account *a = &end->account;
+
+    sub.oom = !sub.obj;
+    stages.oom = !stages.obj;
+    jline_text(&sub, "deepest_stage", render_stage_name(a->deepest));
+    jline_uint(&sub, "least_depth", a->least_depth);
+    jline_uint(&sub, "most_weight", 1ull << (a->most_sample_log2 & 63));
+    for (uint32_t i = 0; i < MP_STAGES; i++)
+        jline_uint(&stages, render_stage_name(i), a->stage_ns[i]);
+    jline_add(&sub, "stage_ns", stages.obj);
+    jline_add(j, "governor", sub.obj);
 }
 
 static int put_end(struct render *r, const struct model *m, const struct render_end *end)
@@ -394,6 +442,10 @@ static int put_end(struct render *r, const struct model *m, const struct render_
     jline_uint(&j, "lost", end->lost);
     add_totals(&j, &t);
     jline_decimal(&j, "cost_percent", end->cost_pct);
+    if (end->overhead_pct >= 0)
+        jline_decimal(&j, "overhead_percent", end->overhead_pct);
+    if (end->max_overhead_ppm)
+        add_governor(&j, end);
     jline_uint(&j, "pause_ns", end->pause_ns);
     jline_uint(&j, "wall_ns", end->wall_ns);
     add_residue(&j, end);

@@ -21,6 +21,7 @@ struct render {
     uint64_t page_size;
     int64_t realtime_offset_ns;
     uint64_t start_mono_ns;
+    struct mp_options asked;
     struct time_cache clock;
 };
 

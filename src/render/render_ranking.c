@@ -70,6 +70,24 @@ static void cell_count(struct rank_row *row, uint64_t n)
     text_thousands(row->cell[COL_CALLS], SHORT, n);
 }
 
+/* Figures made of samples carry a mark. */
+static void cell_estimated(struct rank_row *row, enum column col)
+{
+    char exact[SHORT];
+
+    memcpy(exact, row->cell[col], sizeof(exact));
+    if (*exact)
+        snprintf(row->cell[col], SHORT, "~%.*s", SHORT - 2, exact);
+}
+
+static void row_estimated(struct rank_row *row)
+{
+    static const enum column marked[] = {COL_CALLS, COL_NET, COL_SELF, COL_OWN, COL_PER_CALL, COL_TIME};
+
+    for (size_t i = 0; i < sizeof(marked) / sizeof(marked[0]); i++)
+        cell_estimated(row, marked[i]);
+}
+
 static void cell_self(struct rank_row *row, int64_t bytes)
 {
     cell_size(row, COL_SELF, bytes, true);
@@ -98,18 +116,21 @@ static void table_function(struct table *t, const struct model_code *c)
     if (c->own_calls)
         cell_own(row, c->own_self);
     render_duration(row->cell[COL_TIME], SHORT, c->time_ns);
+    if (c->measured != c->calls)
+        row_estimated(row);
 }
 
 /* The functions that a terminal has no room for, in one row. */
 static void table_rest(struct table *t, const struct model_code **rank, long n)
 {
-    uint64_t calls = 0, own = 0;
+    uint64_t calls = 0, own = 0, measured = 0;
     int64_t self = 0;
     char name[64];
     struct rank_row *row;
 
     for (long i = 0; i < n; i++) {
         calls += rank[i]->calls;
+        measured += rank[i]->measured;
         own = own > UINT64_MAX - rank[i]->own_self ? UINT64_MAX : own + rank[i]->own_self;
         if (__builtin_add_overflow(self, rank[i]->rss_self, &self))
             self = rank[i]->rss_self < 0 ? INT64_MIN : INT64_MAX;
@@ -119,6 +140,8 @@ static void table_rest(struct table *t, const struct model_code **rank, long n)
     cell_count(row, calls);
     cell_self(row, self);
     cell_own(row, own);
+    if (measured != calls)
+        row_estimated(row);
 }
 
 static void table_sums(struct table *t, const struct model_totals *sum)
@@ -127,11 +150,15 @@ static void table_sums(struct table *t, const struct model_totals *sum)
 
     if (sum->rss_first >= 0)
         cell_self(row, sum->rss_unattributed);
+    if (sum->most_weight_log2)
+        row_estimated(row);
     row = table_add(t, "TOTAL", "");
-    cell_count(row, sum->calls);
-    if (sum->rss_first >= 0)
-        cell_self(row, sum->rss_last - sum->rss_first);
+    cell_count(row, sum->calls_estimated);
     cell_own(row, sum->own_attributed);
+    if (sum->most_weight_log2)
+        row_estimated(row);
+    if (sum->rss_first >= 0) /* the process's own growth is always measured */
+        cell_self(row, sum->rss_last - sum->rss_first);
 }
 
 static int table_fill(struct table *t, const struct model *m, unsigned width)
@@ -267,6 +294,9 @@ static void put_footnotes(struct io *io, const struct table *t, const struct mod
                 "OWN: pages faulted in by the calling thread, without callees; never decreases.\n");
     if (sum.overlap)
         io_puts(io, "Calls of several threads overlapped: NET and SELF may hold one growth twice; OWN does not.\n");
+    if (sum.most_weight_log2)
+        io_printf(io, "~: estimated. To keep the cost down calls were sampled, 1 in %u at the rarest; %" PRIu64
+                  " were measured.\n", 1u << sum.most_weight_log2, sum.calls);
     if (sum.lost[0])
         io_printf(io, "%" PRIu64 " records were lost: their growth is in their callers, or unattributed.\n",
                   sum.lost[0]);

@@ -105,12 +105,16 @@ static void row_function(struct render *r, struct row *row, const struct model_c
 {
     unsigned level = rec->depth - (!r->rooted && rec->depth), shown = level < INDENT_MAX ? level : INDENT_MAX;
     const char *end = rec->flags & MP_REC_RAISED ? " (raised)" : rec->flags & MP_REC_YIELDED ? " (yielded)" : "";
-    char cell[CELL], name[3 * MP_NAME_MAX + 1];
+    char cell[CELL], name[3 * MP_NAME_MAX + 1], weighted[32];
     unsigned cols = function_cols(r), room = 0;
 
     if (rec->type == MP_REC_LINE) {
         shown++;
         end = "";
+    }
+    if (rec->weight_log2) {
+        snprintf(weighted, sizeof(weighted), "%s x%u", end, 1u << rec->weight_log2);
+        end = weighted;
     }
     if (r->width) {
         shown = shown * INDENT > cols / 2 ? cols / 2 / INDENT : shown;
@@ -209,6 +213,18 @@ static int text_note(struct render *r, const struct stream_event *ev)
                      utf8_sanitise_into(buf, sizeof(buf), ev->note.text, ev->note.head.text_len));
 }
 
+/* What is in force from now on, and the cost that led to it. */
+static int text_govern(struct render *r, const struct mp_govern *g)
+{
+    char when[4 * THREAD_COLS], cost[32], goal[32], words[RENDER_WORDS];
+
+    time_local(&r->clock, when, sizeof(when), (int64_t)(g->time_ns + (uint64_t)r->realtime_offset_ns));
+    return io_printf(&r->io, "# %s governor: hook cost %s (--max-overhead %s), now %s\n", when,
+                     render_ppm(cost, sizeof(cost), g->cost_ppm),
+                     render_ppm(goal, sizeof(goal), r->asked.max_overhead_ppm),
+                     render_in_force(words, sizeof(words), g, &r->asked));
+}
+
 static int text_event(struct render *r, const struct model *m, const struct stream_event *ev)
 {
     switch (ev->type) {
@@ -223,6 +239,8 @@ static int text_event(struct render *r, const struct model *m, const struct stre
         return text_lost(r, &ev->lost);
     case MP_MSG_NOTE:
         return text_note(r, ev);
+    case MP_MSG_GOVERN:
+        return text_govern(r, &ev->govern);
     default:
         return 0;
     }

@@ -7,6 +7,7 @@
 #include "render/render.h"
 
 #define RESIDUE_LINE 512
+#define FLOOR_TOLD_PCT 0.5 /* from here on what no governor can cut is told apart */
 
 static bool verdict_target_gone(const struct render_end *end)
 {
@@ -30,6 +31,21 @@ static void verdict_residue(struct io *io, const struct render_end *end)
     }
 }
 
+/* The cost, and what its limit cost. */
+static void verdict_cost(struct io *io, const struct render_end *end)
+{
+    const struct mp_account *a = &end->account;
+    double floor = render_overhead_pct(a->floor_ns, a->work_ns);
+    char given_up[RENDER_WORDS], goal[32];
+
+    io_printf(io, "hook cost %.2f%%", end->overhead_pct >= 0 ? end->overhead_pct : end->cost_pct);
+    if (floor >= FLOOR_TOLD_PCT && end->overhead_pct >= 0)
+        io_printf(io, " (%.2f%% by its presence alone)", floor);
+    if (end->max_overhead_ppm && *render_given_up(given_up, sizeof(given_up), a, end->depth))
+        io_printf(io, " (given up for --max-overhead %s: %s)", render_ppm(goal, sizeof(goal), end->max_overhead_ppm),
+                  given_up);
+}
+
 int render_verdict(FILE *out, pid_t pid, const struct render_end *end)
 {
     struct io io = {.file = out};
@@ -39,8 +55,9 @@ int render_verdict(FILE *out, pid_t pid, const struct render_end *end)
         io_printf(&io, "detached from %d: ", (int)pid);
     else
         io_printf(&io, "process %d %s: ", (int)pid, strcmp(end->reason, "target_exited") ? "ran exec" : "ended");
-    io_printf(&io, "%" PRIu64 " record%s, %" PRIu64 " lost, hook cost %.2f%%, paused %" PRIu64 " us; ", end->records,
-              end->records == 1 ? "" : "s", end->lost, end->cost_pct, (end->pause_ns + 500) / 1000);
+    io_printf(&io, "%" PRIu64 " record%s, %" PRIu64 " lost, ", end->records, end->records == 1 ? "" : "s", end->lost);
+    verdict_cost(&io, end);
+    io_printf(&io, ", paused %" PRIu64 " us; ", (end->pause_ns + 500) / 1000);
     if (end->clean)
         io_puts(&io, "nothing left behind\n");
     else

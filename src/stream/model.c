@@ -201,6 +201,9 @@ static int model_take_record(struct model *m, struct thread_slot *t, const struc
         return model_line_visit(m, t, r);
     }
     m->totals.calls++;
+    m->totals.calls_estimated += 1ull << r->weight_log2;
+    if (m->totals.most_weight_log2 < r->weight_log2)
+        m->totals.most_weight_log2 = r->weight_log2;
     err = model_call(m, t, c, r);
     model_line_return(m, t, r);
     return err;
@@ -237,6 +240,7 @@ static void model_take_stats(struct model *m, const struct mp_stats *s)
     m->totals.have_stats = true;
     m->totals.last = *s;
     m->totals.filtered = s->filtered;
+    m->totals.account = s->account;
     if (s->rss_bytes)
         model_rss_at(m, s->time_ns, (int64_t)s->rss_bytes);
 }
@@ -255,6 +259,9 @@ int model_event(struct model *m, const struct stream_event *ev)
         return 0;
     case MP_MSG_STATS:
         model_take_stats(m, &ev->stats);
+        return 0;
+    case MP_MSG_BYE:
+        m->totals.account = ev->bye.account;
         return 0;
     default:
         return 0;

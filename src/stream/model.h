@@ -26,6 +26,12 @@
  * the calling thread and has no such overlap: its sums are exact, as far as a
  * fault is a page (a huge page is one fault; a fault may map neighbours too).
  *
+ * Samples. A record of weight w (the governor samples calls, each with all below it)
+ * stands for w calls like it: what it adds to its function's totals counts w times,
+ * and the totals are then estimates. What is taken off within one call (callees,
+ * releases) is measured, and is weighted as it was when it was added. Releases
+ * between two sampled calls are not looked for: others were called in between.
+ *
  * Memory: MP_CODES_MAX functions, MP_LINES_MAX lines, MODEL_THREADS_MAX threads
  * (the one idle longest makes room), MODEL_PENDING_MAX unclaimed calls a thread
  * (older ones are put together, pair by pair; a caller that began between such
@@ -56,11 +62,12 @@ struct model_code {
     /* Totals of finished calls. In a recursion the inclusive figures (time_ns, rss_incl,
      * own_incl) count the outermost call only; calls and the rest count each. */
     uint64_t calls;
+    uint64_t measured; /* records among these; fewer than calls: the totals are estimates */
     uint64_t rss_calls, own_calls; /* of these, how many measured RSS, OWN */
     uint64_t time_ns, self_ns;
     int64_t rss_incl, rss_self;   /* bytes, net; self corrected as said above */
     uint64_t own_incl, own_self;  /* bytes faulted in by the calling thread */
-    int64_t rss_max_call;         /* largest single call's inclusive delta; with rss_calls */
+    int64_t rss_max_call;         /* largest measured call's inclusive delta; with rss_calls */
     int64_t uss_incl;             /* bytes, over the calls measured at both edges, each counted */
     uint64_t uss_calls;           /* how many those were */
     uint64_t raised;
@@ -92,7 +99,7 @@ struct model_line {
 struct model *model_new(size_t page_size);
 void model_free(struct model *m);
 
-/* Takes an event (CODE, THREAD, RECORDS, LOST, STATS; others are ignored).
+/* Takes an event (CODE, THREAD, RECORDS, LOST, STATS, BYE; others are ignored).
  * 0 or -ENOMEM (the event may then be taken in part; the model stays usable). */
 int model_event(struct model *m, const struct stream_event *ev) MP_MUST_CHECK;
 
@@ -103,11 +110,14 @@ const struct model_thread *model_thread(const struct model *m, uint32_t id);
 
 struct model_totals {
     uint64_t records, calls, lines; /* records taken; calls + lines = records */
+    uint64_t calls_estimated;       /* calls, each as often as its record weighs */
+    unsigned most_weight_log2;      /* of a record; 0: all figures are measured */
     uint64_t lines_dropped;         /* visits of lines beyond MP_LINES_MAX */
     uint64_t lost[4];       /* by enum mp_lost_reason; [0] is the sum */
     uint64_t filtered;
     bool have_stats;
     struct mp_stats first, last; /* first and newest STATS */
+    struct mp_account account;   /* the governor's, as last heard: zeroes before the first STATS */
     int64_t rss_first, rss_last; /* process RSS in bytes, earliest and latest by time; -1 unknown */
     int64_t rss_attributed;      /* sum of self */
     int64_t rss_unattributed;    /* rss_last - rss_first - rss_attributed; 0 when these are unknown */

@@ -44,6 +44,7 @@ static void pending_join(struct pending *a, const struct pending *b)
         grower_append(a, &older.grower[i]);
     a->end = b->end;
     a->has_rss = b->has_rss;
+    a->weight_log2 = a->weight_log2 > b->weight_log2 ? a->weight_log2 : b->weight_log2;
     a->rss_end = b->rss_end;
     a->rss = add_sat(a->rss, b->rss);
     a->own = addu_sat(a->own, b->own);
@@ -124,7 +125,9 @@ static void call_measure(const struct model *m, const struct mp_record *r, const
  * function among them is a recursion: what was counted there is in the call. */
 static void call_nest(struct model_code *c, struct pending *call, const struct pending *callees)
 {
-    call->nested[0] = (struct nested){c->id, call->rss, call->own, call->ns};
+    unsigned w = call->weight_log2;
+
+    call->nested[0] = (struct nested){c->id, weigh(call->rss, w), weighu(call->own, w), weighu(call->ns, w)};
     call->nested_count = 1;
     for (unsigned i = 0; i < callees->nested_count; i++) {
         const struct nested *n = &callees->nested[i];
@@ -151,7 +154,7 @@ static int64_t call_release(struct model *m, struct pending *callees, int64_t re
         struct grower g = callees->grower[i];
         int64_t take = g.rss < released ? g.rss : released;
 
-        m->codes[g.code]->pub.rss_self = sub_sat(m->codes[g.code]->pub.rss_self, take);
+        m->codes[g.code]->pub.rss_self = sub_sat(m->codes[g.code]->pub.rss_self, weigh(take, g.weight_log2));
         released -= take;
         g.rss -= take;
         if (g.rss)
@@ -168,13 +171,13 @@ static void call_self(struct model *m, struct model_code *c, const struct mp_rec
                       struct pending *callees)
 {
     int64_t self = sub_sat(call->rss, callees->rss);
-    struct grower own = {c->id, self};
+    struct grower own = {c->id, call->weight_log2, self};
 
     if (self < 0)
         self = -call_release(m, callees, self == INT64_MIN ? INT64_MAX : -self);
     else if ((r->flags & MP_REC_HAS_OWN) && call->own <= callees->own)
         self = own.rss = 0;
-    c->rss_self = add_sat(c->rss_self, self);
+    c->rss_self = add_sat(c->rss_self, weigh(self, call->weight_log2));
     grower_append(call, &own);
     for (unsigned i = 0; i < callees->grower_count; i++)
         grower_append(call, &callees->grower[i]);
@@ -192,7 +195,7 @@ static void call_release_between(struct model *m, struct thread_slot *t, const s
     int64_t drop;
 
     if (!last || HASH_COUNT(m->threads) > 1 || r->depth != outermost || last->depth != outermost ||
-        !last->has_rss || !(r->flags & MP_REC_HAS_RSS) || last->end > call->start)
+        last->weight_log2 || call->weight_log2 || !last->has_rss || !(r->flags & MP_REC_HAS_RSS) || last->end > call->start)
         return;
     drop = last->rss_end - ((int64_t)r->rss_pages - r->rss_delta_pages) * (int64_t)m->page_size;
     if (drop > 0)
@@ -202,19 +205,25 @@ static void call_release_between(struct model *m, struct thread_slot *t, const s
 static void call_count(struct model_code *c, const struct mp_record *r, const struct pending *call,
                        const struct pending *callees)
 {
-    if (r->flags & MP_REC_HAS_RSS)
-        c->rss_max_call = c->rss_calls++ && c->rss_max_call > call->rss ? c->rss_max_call : call->rss;
-    c->own_calls += (r->flags & MP_REC_HAS_OWN) != 0;
-    c->calls++;
-    c->time_ns = addu_sat(c->time_ns, call->ns);
-    c->self_ns = addu_sat(c->self_ns, subu_sat(call->ns, callees->ns));
-    c->rss_incl = add_sat(c->rss_incl, call->rss);
-    c->own_incl = addu_sat(c->own_incl, call->own);
-    c->own_self = addu_sat(c->own_self, subu_sat(call->own, callees->own));
-    c->raised += (r->flags & MP_REC_RAISED) != 0;
+    unsigned w = call->weight_log2;
+    uint64_t n = 1ull << w;
+
+    if (r->flags & MP_REC_HAS_RSS) {
+        c->rss_max_call = c->rss_calls && c->rss_max_call > call->rss ? c->rss_max_call : call->rss;
+        c->rss_calls += n;
+    }
+    c->own_calls += r->flags & MP_REC_HAS_OWN ? n : 0;
+    c->measured++;
+    c->calls += n;
+    c->time_ns = addu_sat(c->time_ns, weighu(call->ns, w));
+    c->self_ns = addu_sat(c->self_ns, weighu(subu_sat(call->ns, callees->ns), w));
+    c->rss_incl = add_sat(c->rss_incl, weigh(call->rss, w));
+    c->own_incl = addu_sat(c->own_incl, weighu(call->own, w));
+    c->own_self = addu_sat(c->own_self, weighu(subu_sat(call->own, callees->own), w));
+    c->raised += r->flags & MP_REC_RAISED ? n : 0;
     if (r->flags & MP_REC_HAS_USS_DELTA) {
-        c->uss_incl = add_sat(c->uss_incl, r->uss_delta);
-        c->uss_calls++;
+        c->uss_incl = add_sat(c->uss_incl, weigh(r->uss_delta, w));
+        c->uss_calls += n;
     }
 }
 
@@ -235,7 +244,8 @@ static void call_overlap(struct model *m, uint32_t thread, const struct pending 
 
 int model_call(struct model *m, struct thread_slot *t, struct code_slot *c, const struct mp_record *r)
 {
-    struct pending call = {.start = r->time_ns - r->dur_ns, .end = r->time_ns, .depth = r->depth}, callees;
+    struct pending call = {.start = r->time_ns - r->dur_ns, .end = r->time_ns, .depth = r->depth,
+                           .weight_log2 = r->weight_log2}, callees;
 
     call.since = subu_sat(call.start, (uint64_t)r->probe_units * MP_PROBE_UNIT_NS);
     pending_claim(t, &call, &callees);

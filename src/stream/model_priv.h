@@ -15,7 +15,7 @@
 
 /* Inclusive figures of the topmost calls of one function within a call. */
 struct nested {
-    uint32_t code;
+    uint32_t code; /* figures as they were added to its totals: weighted */
     int64_t rss;
     uint64_t own, ns;
 };
@@ -23,6 +23,7 @@ struct nested {
 /* A function's own growth within a call: what a caller may release again. */
 struct grower {
     uint32_t code;
+    uint8_t weight_log2;
     int64_t rss; /* bytes, above 0 */
 };
 
@@ -36,6 +37,7 @@ struct pending {
     uint16_t depth, nested_count, grower_count;
     struct nested nested[NESTED_MAX];
     bool has_rss;
+    uint8_t weight_log2; /* of its record; of two put together the greater */
     int64_t rss_end; /* with has_rss: bytes, of the process, at its return */
     struct grower grower[GROWERS_MAX]; /* newest first; the oldest make room */
 };
@@ -122,6 +124,21 @@ static inline uint64_t addu_sat(uint64_t a, uint64_t b)
 static inline uint64_t subu_sat(uint64_t a, uint64_t b)
 {
     return a < b ? 0 : a - b;
+}
+
+/* v, 2^n times. */
+static inline int64_t weigh(int64_t v, unsigned n)
+{
+    int64_t r;
+
+    if (!__builtin_mul_overflow(v, (int64_t)1 << n, &r))
+        return r;
+    return v < 0 ? INT64_MIN : INT64_MAX;
+}
+
+static inline uint64_t weighu(uint64_t v, unsigned n)
+{
+    return v > UINT64_MAX >> n ? UINT64_MAX : v << n;
 }
 
 /* Adds a finished call to its function's totals. 0 or -ENOMEM. */

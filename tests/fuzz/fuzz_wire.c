@@ -66,6 +66,7 @@ static void write_seed(const char *dir)
     struct { struct mp_thread head; char text[4]; } thread = {{.id = 1, .tid = 8, .name_len = 4}, "main"};
     struct mp_lost lost = {5, 1, 1};
     struct mp_stats stats = {.time_ns = 500, .rss_bytes = 4096};
+    struct mp_govern govern = {.time_ns = 510, .stage = MP_STAGE_SAMPLED, .depth = 1, .sample_log2 = 3};
     struct mp_bye bye = {.reason = 1};
     unsigned char buf[4096] = {FUZZ_PREFIX};
     char path[512];
@@ -77,6 +78,7 @@ static void write_seed(const char *dir)
     put(buf, &len, MP_MSG_RECORDS, 3, rec, sizeof(rec));
     put(buf, &len, MP_MSG_LOST, 1, &lost, sizeof(lost));
     put(buf, &len, MP_MSG_STATS, 1, &stats, sizeof(stats));
+    put(buf, &len, MP_MSG_GOVERN, 1, &govern, sizeof(govern));
     put(buf, &len, MP_MSG_BYE, 1, &bye, sizeof(bye));
     snprintf(path, sizeof(path), "%s/session", dir);
     f = fopen(path, "w");
@@ -126,15 +128,19 @@ static void check(const struct model *m)
         abort();
     free(lines);
     model_totals(m, &t);
-    if (t.records != t.calls + t.lines)
+    if (t.records != t.calls + t.lines || t.calls_estimated < t.calls)
         abort();
 }
 
 static void finish(struct session *s, unsigned width, bool color)
 {
-    struct render_end end = {.reason = "fuzz", .residue = 255, .residue_text = "a\nb"};
+    struct render_end end = {.reason = "fuzz", .residue = 255, .residue_text = "a\nb",
+                             .overhead_pct = 1, .max_overhead_ppm = 20000, .depth = 3};
+    struct model_totals t;
 
     check(s->model);
+    model_totals(s->model, &t);
+    end.account = t.account;
     if (render_finish(s->text, s->model, &end) || render_finish(s->ndjson, s->model, &end) ||
         render_ranking(sink, s->model, color, width) || render_mempulse(sink, s->model) ||
         render_verdict(sink, 1, &end))

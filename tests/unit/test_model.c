@@ -497,6 +497,91 @@ START_TEST(test_saturation)
 }
 END_TEST
 
+/* A record of weight 8 counts eight times; the largest call does not; what was
+ * measured in full stays exact beside it. */
+START_TEST(test_weights)
+{
+    struct mp_record r = gen_call(1, 1, 1, 100, 50, 3, 4, 103);
+    const struct model_code *c;
+    struct model_totals t;
+    struct model *m;
+    struct gen g;
+
+    r.flags |= MP_REC_RAISED | MP_REC_HAS_USS_DELTA;
+    r.uss_delta = 5 * GEN_PAGE;
+    r.weight_log2 = 3;
+    gen_open(&g);
+    gen_call1(&g, r);
+    gen_call1(&g, gen_call(1, 1, 1, 200, 10, 1, 1, 104));
+    gen_call1(&g, gen_call(2, 1, 1, 300, 10, 2, 2, 106));
+    m = play(&g);
+    expect(m, 1, 9, 25, 25, 33, 33);
+    c = model_code(m, 1);
+    ck_assert_uint_eq(c->measured, 2);
+    ck_assert_uint_eq(c->time_ns, 8 * 50000 + 10000);
+    ck_assert_uint_eq(c->self_ns, 8 * 50000 + 10000);
+    ck_assert_uint_eq(c->rss_calls, 9);
+    ck_assert_uint_eq(c->own_calls, 9);
+    ck_assert_uint_eq(c->raised, 8);
+    ck_assert_uint_eq(c->uss_calls, 8);
+    ck_assert_int_eq(c->uss_incl, PAGES(40));
+    ck_assert_int_eq(c->rss_max_call, PAGES(3));
+    expect(m, 2, 1, 2, 2, 2, 2);
+    ck_assert_uint_eq(model_code(m, 2)->measured, 1);
+    model_totals(m, &t);
+    ck_assert_uint_eq(t.calls, 3);
+    ck_assert_uint_eq(t.calls_estimated, 10);
+    ck_assert_uint_eq(t.most_weight_log2, 3);
+    ck_assert_int_eq(t.rss_attributed, PAGES(27));
+    model_free(m);
+}
+END_TEST
+
+/* A sampled call with all below it: self, recursion and releases are those of the
+ * call, four times. f { g { f } } and then f { g }, where f releases what g took. */
+START_TEST(test_weighted_subtree)
+{
+    struct mp_record r[] = {
+        gen_call(1, 1, 3, 120, 10, 2, 2, 105), gen_call(2, 1, 2, 110, 30, 5, 5, 108), gen_call(1, 1, 1, 100, 100, 9, 9, 112),
+        gen_call(2, 1, 2, 310, 30, 6, 6, 118), gen_call(1, 1, 1, 300, 100, 1, 7, 113),
+    };
+    struct model *m;
+    struct gen g;
+
+    gen_open(&g);
+    for (size_t i = 0; i < 5; i++) {
+        r[i].weight_log2 = 2;
+        gen_call1(&g, r[i]);
+    }
+    m = play(&g);
+    /* the inner f is within the outer one: incl 9 + 1; self 2 + 4 + 0 */
+    expect(m, 1, 4 * 3, 4 * 10, 4 * 6, 4 * 16, 4 * (2 + 4 + 1));
+    /* g: 3 of its own, then 6 of which f gave back 5 */
+    expect(m, 2, 4 * 2, 4 * 11, 4 * 4, 4 * 11, 4 * 9);
+    ck_assert_uint_eq(model_code(m, 1)->time_ns, 4 * 200000);
+    ck_assert_uint_eq(model_code(m, 1)->self_ns, 4 * (10000 + 70000 + 70000));
+    model_free(m);
+}
+END_TEST
+
+/* Between sampled calls others ran that nobody saw: nothing is taken off. */
+START_TEST(test_weighted_between)
+{
+    struct mp_record a = gen_call(2, 1, 1, 100, 50, 25, 25, 125), b = gen_call(4, 1, 1, 200, 50, 1, 1, 104);
+    struct model *m;
+    struct gen g;
+
+    a.weight_log2 = _i == 0;
+    b.weight_log2 = _i == 1;
+    gen_open(&g);
+    gen_call1(&g, a);
+    gen_call1(&g, b);
+    m = play(&g);
+    ck_assert_int_eq(model_code(m, 2)->rss_self, _i == 0 ? PAGES(50) : _i == 1 ? PAGES(25) : PAGES(3));
+    model_free(m);
+}
+END_TEST
+
 int main(void)
 {
     TCase *tc = tcase_create("model");
@@ -521,5 +606,8 @@ int main(void)
     tcase_add_test(tc, test_line_first_visit);
     tcase_add_test(tc, test_line_bound);
     tcase_add_test(tc, test_saturation);
+    tcase_add_test(tc, test_weights);
+    tcase_add_test(tc, test_weighted_subtree);
+    tcase_add_loop_test(tc, test_weighted_between, 0, 3);
     return gen_run(tc);
 }

@@ -61,6 +61,32 @@ START_TEST(test_golden_residue)
 }
 END_TEST
 
+START_TEST(test_golden_governed)
+{
+    struct render_meta meta = gen_meta();
+    struct model *m = model_new(GEN_PAGE);
+    struct render_options o = {0};
+    struct render_end end;
+    struct render *r;
+    struct capture c;
+    struct gen g;
+
+    capture_open(&c);
+    o.out = c.file;
+    r = render_ndjson_new(&o);
+    gen_governed(&g);
+    meta.options.max_overhead_ppm = 20000;
+    ck_assert_int_eq(render_begin(r, &meta), 0);
+    gen_play(&g, m, r);
+    end = gen_governed_end(m);
+    ck_assert_int_eq(render_finish(r, m, &end), 0);
+    golden_check(__FILE__, "governed.ndjson", &c);
+    render_free(r);
+    gen_free(&g);
+    model_free(m);
+}
+END_TEST
+
 /* Every line is one JSON object; meta is first, end is last. */
 START_TEST(test_lines_parse)
 {
@@ -148,6 +174,7 @@ int main(void)
 
     tcase_add_test(tc, test_golden);
     tcase_add_test(tc, test_golden_residue);
+    tcase_add_test(tc, test_golden_governed);
     tcase_add_test(tc, test_lines_parse);
     tcase_add_test(tc, test_numbers);
     tcase_add_test(tc, test_absent);

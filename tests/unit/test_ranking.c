@@ -124,6 +124,70 @@ START_TEST(test_verdict)
 }
 END_TEST
 
+/* The cost as part of the target's own work, what no stage can cut, what was given up. */
+START_TEST(test_verdict_cost)
+{
+    static const struct {
+        struct mp_account account;
+        uint32_t goal;
+        double overhead;
+        const char *want;
+    } rows[] = {
+        {{0}, 20000, -1, "hook cost 0.43%, paused"},
+        {{.work_ns = 1000000000, .stage_ns = {9}}, 20000, 1.234, "hook cost 1.23%, paused"},
+        {{.work_ns = 1000000000, .floor_ns = 80000000}, 0, 9, "hook cost 9.00% (8.00% by its presence alone), paused"},
+        {{.work_ns = 1, .stage_ns = {9, 1200000, 4200000000, 12000000000, 1000000000}, .least_depth = 1,
+          .most_sample_log2 = 6},
+         5000, 3.1,
+         "hook cost 3.10% (given up for --max-overhead 0.5%: smaps_rollup more rarely for 1.20 ms, "
+         "depth down to 1 of 3 for 4.20 s, 1 call in up to 64 for 12.0 s, nothing traced for 1.00 s), paused"},
+        {{.work_ns = 1, .stage_ns = {0, 0, 0, 0, 2000000}}, 100, 3.1,
+         "hook cost 3.10% (given up for --max-overhead 0.01%: nothing traced for 2.00 ms), paused"},
+        {{.work_ns = 1, .stage_ns = {0, 0, 0, 0, 2000000}}, 0, 3.1, "hook cost 3.10%, paused"},
+    };
+    struct render_end end = gen_end();
+    struct capture c;
+
+    end.account = rows[_i].account;
+    end.max_overhead_ppm = rows[_i].goal;
+    end.overhead_pct = rows[_i].overhead;
+    end.depth = 3;
+    capture_open(&c);
+    ck_assert_int_eq(render_verdict(c.file, 4242, &end), 0);
+    capture_close(&c);
+    ck_assert_ptr_nonnull(strstr(c.text, rows[_i].want));
+    free(c.text);
+}
+END_TEST
+
+/* What is in force, in words; from `status` every word of it may be foreign. */
+START_TEST(test_in_force)
+{
+    static const struct {
+        struct mp_govern g;
+        uint32_t flags;
+        const char *want;
+    } rows[] = {
+        {{.stage = MP_STAGE_FULL, .depth = 3, .rollup_ppm = 5000}, 0, "all that was asked for"},
+        {{.stage = MP_STAGE_ROLLUP, .depth = 3, .rollup_ppm = 1250}, 0, "smaps_rollup at most 0.125% of the time"},
+        {{.stage = MP_STAGE_DEPTH, .depth = 2, .rollup_ppm = 78}, MP_OPT_NO_ROLLUP, "depth 2 of 3"},
+        {{.stage = MP_STAGE_SAMPLED, .depth = 1, .rollup_ppm = 78, .sample_log2 = 10}, 0,
+         "smaps_rollup at most 0.0078% of the time, depth 1 of 3, 1 call in 1024"},
+        {{.stage = MP_STAGE_QUIET, .depth = 1}, 0, "nothing is traced"},
+        {{.stage = 77, .depth = UINT32_MAX, .rollup_ppm = UINT32_MAX, .sample_log2 = 4000}, 0, "all that was asked for"},
+    };
+    struct mp_options asked = {.depth = 3, .rollup_budget_ppm = 5000, .flags = rows[_i].flags};
+    char buf[RENDER_WORDS];
+
+    ck_assert_str_eq(render_in_force(buf, sizeof(buf), &rows[_i].g, &asked), rows[_i].want);
+    ck_assert_str_eq(render_stage_name(77), "unknown");
+    for (size_t len = 1; len < 80; len++) { /* a small buffer cuts */
+        render_in_force(buf, len, &rows[_i].g, &asked);
+        ck_assert_uint_lt(strlen(buf), len);
+    }
+}
+END_TEST
+
 int main(void)
 {
     TCase *tc = tcase_create("ranking");
@@ -133,5 +197,7 @@ int main(void)
     tcase_add_loop_test(tc, test_many, 0, 2);
     tcase_add_loop_test(tc, test_fits_terminal, 0, 80);
     tcase_add_loop_test(tc, test_verdict, 0, 5);
+    tcase_add_loop_test(tc, test_verdict_cost, 0, 6);
+    tcase_add_loop_test(tc, test_in_force, 0, 6);
     return gen_run(tc);
 }

@@ -153,7 +153,7 @@ enum bad {
     BAD_CODE_ID_0, BAD_CODE_ID_HIGH, BAD_CODE_NAME_LEN, BAD_CODE_FILE_LEN, BAD_CODE_MODULE_LEN, BAD_CODE_SHORT,
     BAD_CODE_LONG, BAD_THREAD_ID, BAD_THREAD_TID, BAD_THREAD_NAME, BAD_NOTE_LEN, BAD_RECORDS_COUNT,
     BAD_RECORDS_LEN, BAD_SECOND_HELLO, BAD_SECOND_HOOKED, BAD_LATE_SELFTEST, BAD_AFTER_BYE, BAD_STATS_RSS,
-    BAD_STATS_TIME, BADS
+    BAD_STATS_TIME, BAD_STATS_HOOK, BAD_STATS_STAGE, BADS
 };
 
 static void bad_code(struct gen *g, enum bad what)
@@ -199,7 +199,9 @@ static void bad_records(struct gen *g, enum bad what)
 static void bad_stats(struct gen *g, enum bad what)
 {
     struct mp_stats s[2] = {{.rss_bytes = what == BAD_STATS_RSS ? STREAM_BYTES_MAX + 1 : 0,
-                             .time_ns = what == BAD_STATS_TIME ? STREAM_TIME_MAX + 1 : 0}};
+                             .time_ns = what == BAD_STATS_TIME ? STREAM_TIME_MAX + 1 : 0,
+                             .hook_ns = what == BAD_STATS_HOOK ? UINT64_MAX : 0,
+                             .account.deepest = what == BAD_STATS_STAGE ? MP_STAGES : 0}};
     size_t len = sizeof(s[0]);
 
     len = what == BAD_SHORT_STATS ? len - 1 : what == BAD_LONG_STATS ? len + 1 : len;
@@ -268,11 +270,89 @@ START_TEST(test_bad_record_fields)
     case 9: r.uss_delta = INT64_MIN; break;
     case 10: r.peak_bytes = STREAM_BYTES_MAX + 1; break;
     case 11: r.line = 0x80000000u; break;
+    case 12: r.weight_log2 = MP_SAMPLE_LOG2_MAX + 1; break;
+    case 13: r.type = MP_REC_LINE, r.weight_log2 = 1; break;
     default: ck_abort();
     }
     gen_open(&g);
     gen_call1(&g, r);
     expect_refused(&g);
+}
+END_TEST
+
+static struct mp_govern good_govern(void)
+{
+    return gen_govern(1000, MP_STAGE_QUIET, 1, MP_SAMPLE_LOG2_MAX, 0, MP_COST_MAX_PPM);
+}
+
+START_TEST(test_bad_govern)
+{
+    struct mp_govern v = good_govern();
+    struct gen g;
+
+    switch (_i) {
+    case 0: v.stage = MP_STAGES; break;
+    case 1: v.depth = 0; break;
+    case 2: v.depth = MP_DEPTH_MAX + 1; break;
+    case 3: v.sample_log2 = MP_SAMPLE_LOG2_MAX + 1; break;
+    case 4: v.cost_ppm = MP_COST_MAX_PPM + 1; break;
+    case 5: v.floor_ppm = UINT32_MAX; break;
+    case 6: v.time_ns = STREAM_TIME_MAX + 1; break;
+    case 7: v.window_ns = UINT64_MAX; break;
+    case 8: v.hook_ns = UINT64_MAX; break;
+    case 9: v.work_ns = STREAM_TIME_MAX + 1; break;
+    case 10: break; /* before the hook there is nothing to govern */
+    default: ck_abort();
+    }
+    gen_init(&g);
+    gen_hello(&g);
+    if (_i != 10)
+        gen_hooked(&g);
+    gen_plain(&g, MP_MSG_GOVERN, &v, sizeof(v));
+    expect_refused(&g);
+}
+END_TEST
+
+START_TEST(test_bad_account)
+{
+    struct mp_bye bye = {.reason = MP_BYE_DETACH};
+    struct mp_account *a = &bye.account;
+    struct gen g;
+
+    switch (_i) {
+    case 0: a->work_ns = UINT64_MAX; break;
+    case 1: a->agent_ns = UINT64_MAX; break;
+    case 2: a->floor_ns = UINT64_MAX; break;
+    case 3: a->stage_ns[MP_STAGE_QUIET] = STREAM_TIME_MAX + 1; break;
+    case 4: a->cost_ppm = MP_COST_MAX_PPM + 1; break;
+    case 5: a->deepest = MP_STAGES; break;
+    case 6: a->least_depth = MP_DEPTH_MAX + 1; break;
+    case 7: a->most_sample_log2 = MP_SAMPLE_LOG2_MAX + 1; break;
+    case 8: bye.hook_ns = UINT64_MAX; break;
+    default: ck_abort();
+    }
+    gen_open(&g);
+    gen_plain(&g, MP_MSG_BYE, &bye, sizeof(bye));
+    expect_refused(&g);
+}
+END_TEST
+
+START_TEST(test_good_govern)
+{
+    struct mp_govern v = good_govern();
+    struct stream *s = stream_new();
+    struct stream_event ev;
+    struct gen g;
+
+    gen_open(&g);
+    gen_plain(&g, MP_MSG_GOVERN, &v, sizeof(v));
+    stream_feed(s, g.bytes, g.len);
+    for (int i = 0; i < 3; i++)
+        ck_assert_int_eq(stream_next(s, &ev), 1);
+    ck_assert_int_eq(ev.type, MP_MSG_GOVERN);
+    ck_assert_int_eq(memcmp(&ev.govern, &v, sizeof(v)), 0);
+    stream_free(s);
+    gen_free(&g);
 }
 END_TEST
 
@@ -481,7 +561,10 @@ int main(void)
     tcase_add_loop_test(tc, test_corruption, 0, 3);
     tcase_add_loop_test(tc, test_lengths, 0, 6);
     tcase_add_loop_test(tc, test_refused, 0, BADS);
-    tcase_add_loop_test(tc, test_bad_record_fields, 0, 12);
+    tcase_add_loop_test(tc, test_bad_record_fields, 0, 14);
+    tcase_add_loop_test(tc, test_bad_govern, 0, 11);
+    tcase_add_loop_test(tc, test_bad_account, 0, 9);
+    tcase_add_test(tc, test_good_govern);
     tcase_add_test(tc, test_unmeasured_fields);
     tcase_add_test(tc, test_order);
     tcase_add_test(tc, test_failed_text_ends);

@@ -51,6 +51,37 @@ START_TEST(test_color_golden)
 }
 END_TEST
 
+/* The governor's words, and calls that stand for others. */
+START_TEST(test_governed_golden)
+{
+    struct render_meta meta = gen_meta();
+    struct render_options o = {0};
+    struct model *m = model_new(GEN_PAGE);
+    struct render_end end;
+    struct capture c;
+    struct gen g;
+
+    capture_open(&c);
+    o.out = c.file;
+    meta.options.max_overhead_ppm = 20000;
+    {
+        struct render *r = render_text_new(&o);
+
+        gen_governed(&g);
+        ck_assert_int_eq(render_begin(r, &meta), 0);
+        gen_play(&g, m, r);
+        end = gen_governed_end(m);
+        ck_assert_int_eq(render_finish(r, m, &end), 0);
+        render_free(r);
+    }
+    ck_assert_int_eq(render_ranking(c.file, m, false, 0), 0);
+    ck_assert_int_eq(render_verdict(c.file, 4242, &end), 0);
+    golden_check(__FILE__, "governed.txt", &c);
+    gen_free(&g);
+    model_free(m);
+}
+END_TEST
+
 /* No record line is wider than the terminal; each still starts with its fixed columns. */
 START_TEST(test_width)
 {
@@ -218,6 +249,7 @@ int main(void)
 
     tcase_add_test(tc, test_stream_golden);
     tcase_add_test(tc, test_color_golden);
+    tcase_add_test(tc, test_governed_golden);
     tcase_add_loop_test(tc, test_width, 0, 5);
     tcase_add_test(tc, test_hostile_names);
     tcase_add_test(tc, test_unknown_ids);

@@ -200,6 +200,7 @@ static inline struct render_meta gen_meta(void)
 static inline struct render_end gen_end(void)
 {
     struct render_end e = {.reason = "duration", .clean = true, .records = 11, .lost = 37, .cost_pct = 0.4312,
+                           .overhead_pct = -1,
                            .pause_ns = 184400, .wall_ns = 30000000000ull};
     return e;
 }
@@ -271,6 +272,71 @@ static inline void gen_service(struct gen *g)
                           .threads = 2, .codes = 5};
     gen_plain(g, MP_MSG_STATS, &s, sizeof(s));
     gen_bye(g);
+}
+
+static inline struct mp_govern gen_govern(uint64_t at_us, uint32_t stage, uint32_t depth, uint32_t sample_log2,
+                                          uint32_t rollup_ppm, uint32_t cost_ppm)
+{
+    return (struct mp_govern){
+        .time_ns = GEN_START + at_us * 1000, .stage = stage, .depth = depth, .sample_log2 = sample_log2,
+        .rollup_ppm = rollup_ppm, .window_ns = 250000000, .hook_ns = 200ull * cost_ppm, .work_ns = 200000000,
+        .cost_ppm = cost_ppm, .floor_ppm = cost_ppm / 10,
+    };
+}
+
+/* The same service under --max-overhead 2%: through all stages and two steps back. */
+static inline void gen_governed(struct gen *g)
+{
+    static const struct mp_account account = {
+        .work_ns = 12000000000, .agent_ns = 90000000, .floor_ns = 150000000, .cost_ppm = 900,
+        .stage_ns = {20000000000, 250000000, 250000000, 8500000000, 1000000000}, .deepest = MP_STAGE_QUIET,
+        .least_depth = 1, .most_sample_log2 = 6,
+    };
+    struct mp_govern steps[] = {
+        gen_govern(250000, MP_STAGE_ROLLUP, 3, 0, 78, 310000),  gen_govern(500000, MP_STAGE_DEPTH, 1, 0, 78, 295000),
+        gen_govern(750000, MP_STAGE_SAMPLED, 1, 3, 78, 120000), gen_govern(1000000, MP_STAGE_QUIET, 1, 6, 78, 40000),
+        gen_govern(2000000, MP_STAGE_SAMPLED, 1, 6, 78, 900),   gen_govern(9000000, MP_STAGE_FULL, 3, 0, 5000, 12),
+    };
+    struct mp_record r[4] = {
+        gen_call(2, 1, 2, 1000, 250, 256, 256, 20256), gen_call(1, 1, 1, 500, 1230, 260, 262, 20261),
+        gen_call(2, 1, 1, 760000, 180, 8, 8, 20300),   gen_call(3, 2, 1, 800000, 90, 2, 3, 20302),
+    };
+    struct mp_stats s = {.time_ns = GEN_START + 1000, .rss_bytes = 20000ull * GEN_PAGE, .threads = 2};
+    struct mp_bye bye = {.reason = MP_BYE_DETACH, .records = 4, .hook_ns = 372000000, .account = account};
+
+    r[2].weight_log2 = 3;
+    r[3].weight_log2 = 6;
+    r[3].flags |= MP_REC_RAISED;
+    gen_open(g);
+    gen_service_names(g);
+    gen_plain(g, MP_MSG_STATS, &s, sizeof(s));
+    gen_records(g, r, 2);
+    for (size_t i = 0; i < 3; i++)
+        gen_plain(g, MP_MSG_GOVERN, &steps[i], sizeof(steps[i]));
+    gen_records(g, r + 2, 2);
+    for (size_t i = 3; i < 6; i++)
+        gen_plain(g, MP_MSG_GOVERN, &steps[i], sizeof(steps[i]));
+    s = (struct mp_stats){.time_ns = GEN_START + 30000000000ull, .records = 4, .events = 123456, .hook_ns = 370000000,
+                          .rollup_ns = 3000000, .rss_bytes = 20400ull * GEN_PAGE, .threads = 2, .codes = 5,
+                          .account = account};
+    gen_plain(g, MP_MSG_STATS, &s, sizeof(s));
+    gen_plain(g, MP_MSG_BYE, &bye, sizeof(bye));
+}
+
+/* What cmd_live.c makes of it. */
+static inline struct render_end gen_governed_end(const struct model *m)
+{
+    struct render_end e = gen_end();
+    struct model_totals t;
+
+    model_totals(m, &t);
+    e.records = 4;
+    e.lost = 0;
+    e.overhead_pct = render_overhead_pct(372000000, t.account.work_ns);
+    e.max_overhead_ppm = 20000;
+    e.depth = 3;
+    e.account = t.account;
+    return e;
 }
 
 /* Text that a FILE collects. */
