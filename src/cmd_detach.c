@@ -94,10 +94,14 @@ static int parse(struct detach *d, int argc, char **argv)
     return d->pid < 0 ? 2 : 0;
 }
 
-/* Retries for what can't go at once: a frame that still runs through a thunk. */
+/* Retries for what can't go at once: a frame that still runs through a thunk. A thunk
+ * with nothing inside that the sweep does not dare to unmap, because some word in the
+ * target looks like a pointer to it, is taken out by an agent that holds the GIL and
+ * need not guess. */
 static int detach_retry(struct detach *d, struct mp_failure *f)
 {
     uint64_t deadline = clock_mono_ns() + d->wait_ns, pause_ns;
+    bool cured = false;
     int n;
 
     for (;;) {
@@ -109,6 +113,13 @@ static int detach_retry(struct detach *d, struct mp_failure *f)
             return n;
         if (n > 0)
             continue;
+        if (!cured && inject_idle_thunks(d->pid) > 0) {
+            cured = true;
+            n = residue_cure(&d->talk, d->pid, d->timeout_ns, f);
+            if (n < 0)
+                return n;
+            continue;
+        }
         if (clock_mono_ns() >= deadline)
             return 0;
         poll(NULL, 0, RETRY_STEP_MS); /* bounded by --wait */

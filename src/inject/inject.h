@@ -103,6 +103,10 @@ int inject_verify(pid_t pid, const struct inject_snapshot *before, struct inject
 int inject_wait_clean(pid_t pid, const struct inject_snapshot *before, unsigned timeout_ms,
                       struct inject_diff *ret, struct mp_failure *f) MP_MUST_CHECK;
 
+/* How many inert thunks with nothing in flight are mapped in pid; 0 as well when it
+ * can't be looked at. Stops nothing. */
+int inject_idle_thunks(pid_t pid);
+
 /* Unmaps inert leftovers that no thread can reach: thunk pages with nothing in
  * flight, orphaned regions. One short stop (its pause in *ret_pause_ns). Returns the
  * number of mappings removed, or negative enum mp_err. */

@@ -308,6 +308,18 @@ static int sweep_run(struct sweep *s, uint64_t *ret_pause_ns, struct mp_failure 
     return j.ret;
 }
 
+int inject_idle_thunks(pid_t pid)
+{
+    struct sweep s = {.pid = pid, .live = proc_live_task(pid)};
+    struct ours o;
+    if (s.live < 0 || maps_read(&s.maps, s.live) < 0)
+        return 0;
+    ours_find(&o, s.live, &s.maps);
+    sweep_find_thunks(&s, &o);
+    maps_release(&s.maps);
+    return (int)s.count;
+}
+
 int inject_sweep(pid_t pid, FILE *log, uint64_t *ret_pause_ns, struct mp_failure *f)
 {
     struct sweep s = {.pid = pid, .log = log};
