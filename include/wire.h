@@ -192,14 +192,14 @@ struct mp_govern {
     uint64_t hook_ns;     /* time in hooks and probes, */
     uint64_t work_ns;     /* CPU time of the target's own work */
     uint32_t cost_ppm;    /* 0 .. MP_COST_MAX_PPM */
-    uint32_t floor_ppm;   /* of it: what a hook costs by its presence, which no stage can cut */
+    uint32_t floor_ppm;   /* of it: what a hook costs by its presence: not judged, goes only with the hook */
 };
 
 /* The governor's account since the hook: in STATS, in BYE, and in the control block. */
 struct mp_account {
     uint64_t work_ns;  /* CPU time of the target's own work */
     uint64_t agent_ns; /* CPU time of the agent's own thread, which runs beside the target's */
-    uint64_t floor_ns; /* of hook_ns: what no stage can cut */
+    uint64_t floor_ns; /* of hook_ns: what a hook costs by its presence */
     uint64_t stage_ns[MP_STAGES]; /* wall time spent in each stage */
     uint32_t cost_ppm;         /* of the last window */
     uint32_t deepest;          /* enum mp_stage: the furthest one reached */

@@ -5,19 +5,24 @@
  *
  *   passed   the thunk's two compares. Up to 3.10 2 ns; on 3.11 25 ns, since a call
  *            through the slot is no longer inlined: nearly all of it is the
- *            interpreter's. This is the floor: it is paid while the hook is there.
+ *            interpreter's
+ *   faded    from 3.12: a function's events were switched off (FADE_COST_NS)
  *   event    a slow-path entry: `passed` and 8 ns of ours; from 3.12 30 ns, a
- *            vectorcall from sys.monitoring, which is switched off where not needed
- *   edge     an entry or exit that is measured: the probes as the self-test at the
- *            attach timed them in this process on this kernel, and 60 ns of ours
+ *            vectorcall from sys.monitoring
+ *   edge     an entry or exit that is measured: clock and getrusage as the self-test at
+ *            the attach timed them in this process on this kernel, and 60 ns of ours
+ *   statm    its reading, where one was needed: timed likewise
  *   rollup   smaps_rollup: timed at every reading
+ *
+ * The first two are the floor: they are paid while the hook is there, whatever is
+ * traced, and are not judged (policy.h).
  *
  * The constants were taken with tests/agent/bench.py, per version, on one machine:
  * another one differs by its clock, which a goal of a few per cent can stand. What depends on the kernel and on the process is measured. */
 #include "agent/governor.h"
 
-#include "agent/agent.h"
 #include "agent/policy.h"
+#include "agent/python.h"
 
 #define CPU_OF_PROCESS 2 /* CLOCK_PROCESS_CPUTIME_ID */
 #define CPU_OF_THREAD 3  /* CLOCK_THREAD_CPUTIME_ID */
@@ -64,7 +69,7 @@ uint64_t governor_events(void)
 
 static uint64_t floor_ns(void)
 {
-    return passed_count() * passed_ns();
+    return passed_count() * passed_ns() + g.faded * FADE_COST_NS;
 }
 
 uint64_t governor_hook_ns(void)
@@ -72,7 +77,7 @@ uint64_t governor_hook_ns(void)
     uint64_t event = g.minor >= 12 ? EVENT_MONITORING_NS : passed_ns() + EVENT_NS;
 
     return floor_ns() + (g.events + g.line_events) * event + g.edges * (g.cost_edge_ns + EDGE_NS) +
-           g.statm_reads * g.cost_statm_ns + g.faded * FADE_COST_NS + g.rollup_ns;
+           g.statm_reads * g.cost_statm_ns + g.rollup_ns;
 }
 
 static struct counters counters_now(uint64_t now)
@@ -142,17 +147,36 @@ void governor_start(uint64_t now)
     window_end = now + WINDOW_SHORT_NS;
 }
 
-/* Each word by itself, in the order that measures less at any moment in between. */
+/* Quiet is no hook at all: what is let pass costs as well. */
+static void switch_hook(bool on)
+{
+    int state;
+
+    if (py_finalizing())
+        return;
+    state = py_ensure();
+    if (on)
+        hook_resume();
+    else
+        hook_pause();
+    py_release(state);
+}
+
+/* Hooks read each word by itself, at any time. Those that threads keep a copy of are
+ * followed when g.force has moved. */
 static void put_in_force(const struct policy_state *s)
 {
-    if (s->quiet)
-        __atomic_store_n(&g.gov.quiet, 1, __ATOMIC_SEQ_CST);
+    bool was_quiet = g.gov.quiet, moved = g.gov.depth != s->depth || g.gov.sample_log2 != s->sample_log2;
+
     __atomic_store_n(&g.gov.rollup_ppm, s->rollup_ppm, __ATOMIC_SEQ_CST);
     __atomic_store_n(&g.gov.depth, s->depth, __ATOMIC_SEQ_CST);
     __atomic_store_n(&g.gov.sample_log2, s->sample_log2, __ATOMIC_SEQ_CST);
     __atomic_store_n(&g.gov.stage, s->stage, __ATOMIC_SEQ_CST);
-    if (!s->quiet)
-        __atomic_store_n(&g.gov.quiet, 0, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&g.gov.quiet, s->quiet, __ATOMIC_SEQ_CST);
+    if (moved)
+        hook_force();
+    if (was_quiet != s->quiet)
+        switch_hook(!s->quiet);
 }
 
 /* The window that ends now belongs to the stage that was in force in it. */
@@ -215,6 +239,7 @@ void governor_tick(uint64_t now)
     changed = policy_next(&policy, &w);
     if (changed) {
         put_in_force(&policy.now);
+        now = clock_ns(CLOCK_MONOTONIC); /* the GIL may have taken its time */
         account_state(now);
         to_announce = true;
         announce();

@@ -148,8 +148,10 @@ static void take_back(struct policy *p, uint32_t ppm)
         p->now.sample_log2 = back_sample(p, ppm);
     else if (p->now.depth < p->asked.depth)
         p->now.depth = at_most(p->now.depth * 2ull, p->asked.depth);
-    else
+    else if (ppm)
         p->now.rollup_ppm = at_most(p->now.rollup_ppm * 4ull, p->asked.rollup_ppm);
+    else /* nothing is going on; and a budget bounds itself */
+        p->now.rollup_ppm = p->asked.rollup_ppm;
 }
 
 /* A window without a cut: a step back is on trial for a while. */

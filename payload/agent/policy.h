@@ -12,9 +12,9 @@
  * next one waits twice as long, up to POLICY_HOLD_MAX windows; a step that proves
  * itself halves the wait again.
  *
- * Only cost that some stage can cut is judged. What a hook costs by being there (the
- * floor) stays whatever is given up: letting it decide would end in giving up
- * everything for nothing. */
+ * Only the cost of what is traced is judged. What a hook costs by being there (the
+ * floor) goes with the hook alone: letting it decide would end in tracing nothing,
+ * for the price of a hook. */
 #ifndef AGENT_POLICY_H
 #define AGENT_POLICY_H
 
@@ -58,7 +58,7 @@ struct policy_window {
     uint64_t wall_ns;
     uint64_t cpu_ns;    /* of the process, without the agent's thread */
     uint64_t hook_ns;   /* of that, in hooks and probes; the rest is the target's own work */
-    uint64_t floor_ns;  /* of hook_ns: what no stage can cut */
+    uint64_t floor_ns;  /* of hook_ns: what a hook costs by its presence */
     uint64_t rollup_ns; /* of hook_ns: in smaps_rollup */
 };
 

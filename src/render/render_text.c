@@ -216,11 +216,13 @@ static int text_note(struct render *r, const struct stream_event *ev)
 /* What is in force from now on, and the cost that led to it. */
 static int text_govern(struct render *r, const struct mp_govern *g)
 {
-    char when[4 * THREAD_COLS], cost[32], goal[32], words[RENDER_WORDS];
+    uint32_t judged = g->cost_ppm > g->floor_ppm ? g->cost_ppm - g->floor_ppm : 0;
+    char when[4 * THREAD_COLS], cost[32], floor[32], goal[32], words[RENDER_WORDS];
 
     time_local(&r->clock, when, sizeof(when), (int64_t)(g->time_ns + (uint64_t)r->realtime_offset_ns));
-    return io_printf(&r->io, "# %s governor: hook cost %s (--max-overhead %s), now %s\n", when,
-                     render_ppm(cost, sizeof(cost), g->cost_ppm),
+    return io_printf(&r->io, "# %s governor: hook cost %s%s%s (--max-overhead %s), now %s\n", when,
+                     render_ppm(cost, sizeof(cost), judged), g->floor_ppm ? ", by its presence " : "",
+                     g->floor_ppm ? render_ppm(floor, sizeof(floor), g->floor_ppm) : "",
                      render_ppm(goal, sizeof(goal), r->asked.max_overhead_ppm),
                      render_in_force(words, sizeof(words), g, &r->asked));
 }

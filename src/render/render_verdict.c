@@ -7,7 +7,7 @@
 #include "render/render.h"
 
 #define RESIDUE_LINE 512
-#define FLOOR_TOLD_PCT 0.5 /* from here on what no governor can cut is told apart */
+#define FLOOR_TOLD_PCT 0.5 /* from here on what a hook costs by its presence is told apart */
 
 static bool verdict_target_gone(const struct render_end *end)
 {

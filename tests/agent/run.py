@@ -33,7 +33,8 @@ def test(scenario=None, since=(3, 6), before=(3, 99), needs=None, **options):
 class Run:
     """One interpreter, one scenario, from start to exit."""
 
-    def __init__(self, python, agent, scenario, options, lease=False, detach=True):
+    def __init__(self, python, agent, scenario, options, lease=False, detach=True, drive=None):
+        """drive(session): a generator of lines for the scenario, None while there is nothing to say."""
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
         self.session = s = wire.Session()
@@ -43,6 +44,7 @@ class Run:
         theirs.close()
         ours.sendall(wire.go(**options))
         self.first = self.second = None
+        driver = drive(s) if drive else iter(())
         out, end, asked = b"", time.time() + 40, False
         fds = {ours.fileno(): ours, self.child.stdout.fileno(): self.child.stdout}
         while fds and time.time() < end:
@@ -57,6 +59,10 @@ class Run:
                     s.feed(data)
                 else:
                     out += data
+            said = next(driver, None)
+            if said:
+                self.child.stdin.write(said.encode())
+                self.child.stdin.flush()
             lines = out.decode().split("\n")[:-1]
             lines = [json.loads(x) for x in lines if x.startswith("{")]
             if lines and not asked:
@@ -361,6 +367,91 @@ def audited(run):
     run.clean(residue=run.session.bye.residue)
 
 
+def wait_for(condition):
+    while not condition():
+        yield None
+
+
+def stage(s):
+    return s.govern[-1].stage if s.govern else wire.FULL
+
+
+def to_quiet_and_back(s):
+    yield from wait_for(lambda: stage(s) == wire.QUIET)
+    yield "calm\n"
+    yield from wait_for(lambda: stage(s) == wire.FULL)
+    yield "end\n"
+
+
+def until_quiet(s):
+    yield from wait_for(lambda: stage(s) == wire.QUIET)
+    yield "end\n"
+
+
+def until_some_stats(s):
+    yield from wait_for(lambda: len(s.stats) >= 3 and s.stats[-1].events > 1000)
+    yield "end\n"
+
+
+def check_governed(run, asked_depth, asked_rollup):
+    """What was announced: everything in order, within what was asked for; and the account agrees."""
+    s = run.session
+    assert s.failed is None and run.first and run.first["hooked"], (s.failed, run.stderr[-600:])
+    stages = [wire.FULL] + [v.stage for v in s.govern]
+    firsts = [n for i, n in enumerate(stages) if n not in stages[:i]]
+    assert firsts == sorted(firsts), stages
+    order = [n for n in range(5) if (n != wire.ROLLUP or asked_rollup) and (n != wire.DEPTH or asked_depth > 1)]
+    for before, v in zip(stages, s.govern):
+        assert abs(order.index(before) - order.index(v.stage)) <= 1, (stages, order)
+        assert 1 <= v.depth <= asked_depth and v.sample <= 10 and v.rollup <= asked_rollup, v
+        assert (v.depth == asked_depth) or v.rollup < asked_rollup or not asked_rollup, v
+        assert not v.sample or v.depth == 1, v
+        want = (wire.QUIET if v.stage == wire.QUIET else wire.SAMPLED if v.sample else wire.DEPTH if v.depth < asked_depth
+                else wire.ROLLUP if v.rollup < asked_rollup else wire.FULL)
+        assert v.stage == want and v.window > 0 and v.work > 0 and v.cost_ppm >= v.floor_ppm, v
+    a = s.bye.account
+    assert a.deepest == max(stages) and a.work > 0, (a, stages)
+    assert a.least_depth == min([asked_depth] + [v.depth for v in s.govern]), a
+    assert a.most_sample == max([0] + [v.sample for v in s.govern]), a
+    assert [n for n in range(5) if a.stages[n]] == sorted(set(stages)), (a, stages)
+    allowed = {0} | {v.sample for v in s.govern}
+    assert {r.weight for r in s.records} <= allowed, ({r.weight for r in s.records}, allowed)
+    assert run.second["after"] == 55
+    run.clean(residue=s.bye.residue)
+    return stages
+
+
+@test(overhead=100, drive=to_quiet_and_back)
+def governed(run):
+    """0.01 % on a flood of calls: every stage, in order; and all of it back when the load stops."""
+    stages = check_governed(run, 3, 10000)
+    assert set(stages) == {0, 1, 2, 3, 4} and stages[-1] == wire.FULL, stages
+    last = run.session.govern[-1]
+    assert (last.depth, last.sample, last.rollup) == (3, 0, 10000), last
+
+
+@test("governed", overhead=100, drive=until_quiet, flags=wire.OPT_NO_ROLLUP)
+def governed_unhook_quiet(run):
+    """Asked to leave while quiet. Without smaps_rollup there is no such stage."""
+    stages = check_governed(run, 3, 0)
+    assert set(stages) == {0, 2, 3, 4} and stages[-1] == wire.QUIET, stages
+
+
+@test("governed", overhead=100, drive=until_quiet, flags=wire.OPT_LINES, depth=1)
+def governed_lines(run):
+    """Depth 1 can't be less."""
+    stages = check_governed(run, 1, 10000)
+    assert set(stages) == {0, 1, 3, 4}, stages
+
+
+@test("governed", overhead=0, drive=until_some_stats)
+def governed_off(run):
+    """0 gives nothing up, whatever it costs; the cost is told all the same."""
+    s = run.session
+    assert not s.govern and check_governed(run, 3, 10000) == [wire.FULL]
+    assert s.stats[-1].account.cost_ppm > 1000 and not any(r.weight for r in s.records), s.stats[-1]
+
+
 @test("nothing")
 def detach(run):
     check_basic(run)
@@ -378,7 +469,8 @@ def interpreter(python, args):
             continue
         try:
             options = dict(options)
-            run = Run(python, os.path.abspath(args.agent), scenario, options, lease=options.pop("lease", False))
+            run = Run(python, os.path.abspath(args.agent), scenario, options, lease=options.pop("lease", False),
+                      drive=options.pop("drive", None))
             run.minor = minor
             check(run)
             passed += 1

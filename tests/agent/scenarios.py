@@ -315,6 +315,43 @@ def lines(agent, before):
     return lined.__code__.co_firstlineno
 
 
+# -- the governor: a load that the driver ends when it has seen what it waited for ----------------
+
+flooding = True
+
+
+def drop(i):
+    return i
+
+
+def flood():
+    while flooding:
+        drop(1)
+
+
+def governed_before(agent):
+    t = threading.Thread(target=flood, name="flood")
+    t.start()
+    return t
+
+
+def governed(agent, before):
+    """Commands of the driver, a line each: `calm` ends the load, `end` the scenario."""
+    global flooding
+    for line in sys.stdin:
+        if line == "calm\n":
+            flooding = False
+        elif line == "end\n":
+            return None
+
+
+def governed_after(agent, before):
+    global flooding
+    flooding = False
+    before.join()
+    return fib(10)
+
+
 # -- in the middle of things ------------------------------------------------------------------------
 
 def held(agent, before):

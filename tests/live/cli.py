@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import governor
 import harness
 import procfs
 from harness import Skip, check, run
@@ -26,7 +27,7 @@ def session(context, target, *options, act="burst", duration="400ms", schema=Tru
     """A short session in which the target does what `act` says. (result, stream)"""
     path = context.file("session.ndjson")
     with harness.Launcher(context.binary, "inject", "-p", target.pid, "-d", duration, "--json", "-o", path,
-                          *options) as launcher:
+                          "--max-overhead", "0", *options) as launcher:
         launcher.wait_attached()
         for command in act.split(","):
             check("unknown" not in target.ask(command), "the target does not know '%s'", command)
@@ -151,6 +152,8 @@ WRONG = (
     ("inject", "-p", "1", "--min-time", "x"), ("inject", "-p", "1", "--function", ""), ("inject", "-p", "1", "--thread", "x"),
     ("inject", "-p", "1", "--report", "mempulse"), ("inject", "-p", "1", "--report", "other", "--lines"),
     ("inject", "-p", "1", "-o", "%z"), ("inject", "-p", "1", "--fail-on", "rss"), ("inject", "-p", "1", "--max-loss", "101"),
+    ("inject", "-p", "1", "--max-overhead", "101"), ("inject", "-p", "1", "--max-overhead", "-1"),
+    ("inject", "-p", "1", "--max-overhead", "two"), ("inject", "-p", "1", "--max-overhead", "0.00001"),
     ("detach",), ("detach", "-p", "x"), ("detach", "-p", "1", "--wait", "x"), ("detach", "--nonsense"),
     ("status", "--nonsense"), ("status", "-p", "x"),
 )
@@ -463,6 +466,7 @@ def status(context):
             found = json.loads(run(context.binary, "status", "-p", target.pid, "--json").expect(0).out)
             check(found["injected"] and found["alive"] and found["launcher_pid"] == launcher.process.pid, "%s", found)
             check(found["options"]["depth"] == 5 and found["state"] == "hooked", "%s", found)
+            check(found["options"]["max_overhead_ppm"] == 20000 and found["governor"]["stage"] in governor.STAGES, "%s", found)
             check(str(target.pid) in run(context.binary, "status").expect(0).out, "status without a pid does not list it")
             launcher.signal(signal.SIGTERM)
             launcher.result().expect(143)

@@ -13,7 +13,7 @@ ROOT = "application"
 def session(context, target, depth):
     """The table that --report mempulse prints for one run of the workload."""
     path = context.file("lines%d.txt" % depth)
-    with harness.Launcher(context.binary, "inject", "-p", target.pid, "-d", "900ms", "--lines", "--report", "mempulse",
+    with harness.Launcher(context.binary, "inject", "-p", target.pid, "-d", "900ms", "--lines", "--max-overhead", "0", "--report", "mempulse",
                           "--root", ROOT, "--depth", depth, "-o", path) as launcher:
         launcher.wait_attached()
         check(target.ask("once").get("done"), "the workload did not run")
@@ -64,7 +64,7 @@ def every_visit(context):
     """A row of NDJSON for each visit, not only the first."""
     path = context.file("visits.ndjson")
     with harness.Target(context.python, "lines") as target:
-        with harness.Launcher(context.binary, "inject", "-p", target.pid, "-d", "900ms", "--lines", "--json",
+        with harness.Launcher(context.binary, "inject", "-p", target.pid, "-d", "900ms", "--lines", "--max-overhead", "0", "--json",
                               "--root", ROOT, "--depth", 1, "-o", path) as launcher:
             launcher.wait_attached()
             visits = target.ask("once")["visits"]
@@ -79,7 +79,7 @@ def every_visit(context):
 def tracer_kept(context):
     """Where another tool holds the trace slot it is refused (6) or left alone, never displaced."""
     with harness.Target(context.python, "traced") as target:
-        result = harness.run(context.binary, "inject", "-p", target.pid, "-d", "300ms", "--lines", "--json",
+        result = harness.run(context.binary, "inject", "-p", target.pid, "-d", "300ms", "--lines", "--max-overhead", "0", "--json",
                              "-o", os.devnull)
         if context.interpreter.monitoring:
             result.expect(0)

@@ -21,6 +21,7 @@ import traceback
 
 import channel
 import cli
+import governor
 import harness
 import lines
 import scenarios
@@ -48,7 +49,7 @@ def collect(interpreters, options):
     """[[Test]]: a list for each interpreter, the longest first; and one for the command line."""
     groups = []
     for interpreter in interpreters:
-        cases = list(scenarios.tests(options.short)) + list(sessions.tests(options.short)) + list(lines.tests(options.short))
+        cases = [case for part in (scenarios, sessions, lines, governor) for case in part.tests(options.short)]
         cases += channel.tests(options.short)
         if not options.short:
             cases += cli.tests(False, everywhere=interpreter is not interpreters[0])

@@ -73,7 +73,7 @@ START_TEST(test_table)
         {GOAL, 1, 0, {10000, 9, 9, 0, 0}, MP_STAGE_FULL, 1, 0, 0},
         {GOAL, 1, 0, {10000, 99, 11, 0, 0}, MP_STAGE_SAMPLED, 1, 3, 0},
         {GOAL, 1, 0, {10000, 101, 9, 0, 0}, MP_STAGE_SAMPLED, 1, 3, 0},
-        /* what no stage can cut is not judged; the rest is */
+        /* what the hook costs by its presence is not judged; the rest is */
         {GOAL, 3, 0, {1000, 700, 200, 195, 0}, MP_STAGE_FULL, 3, 0, 0},
         {GOAL, 3, 0, {1000, 700, 200, 185, 0}, MP_STAGE_DEPTH, 2, 0, 0},
         {GOAL, 3, 0, {1000, 700, 200, 999, 0}, MP_STAGE_FULL, 3, 0, 0},

@@ -124,7 +124,7 @@ START_TEST(test_verdict)
 }
 END_TEST
 
-/* The cost as part of the target's own work, what no stage can cut, what was given up. */
+/* The cost as part of the target's own work, what the hook costs by its presence, what was given up. */
 START_TEST(test_verdict_cost)
 {
     static const struct {

@@ -26,6 +26,42 @@ class Fib(work.State):
         return checksum(fib(12 + i % work.PERIOD))
 
 
+def drop(value):
+    return value
+
+
+class Flood(work.State):
+    """A thread that does nothing but call, straight from its main loop: whatever depth
+    is traced, calls are many. It rests while the target is paused."""
+
+    def setup(self, control):
+        self.going, self.lock, self.held = threading.Event(), threading.Lock(), False
+        thread = threading.Thread(target=self.flood, name="flood")
+        thread.daemon = True
+        thread.start()
+
+    def flood(self):
+        while True:
+            self.going.wait()
+            with self.lock:
+                for _ in range(1000):
+                    drop(1)
+
+    def step(self, i):
+        if self.held:
+            self.lock.release()
+            self.held = False
+        self.going.set()
+        time.sleep(0.002)
+        return checksum(i % work.PERIOD)
+
+    def quiet(self):
+        self.going.clear()
+        if not self.held:
+            self.lock.acquire()
+            self.held = True
+
+
 def churn(seed, count=400):
     """Dicts, lists and strings of all sizes, made and dropped."""
     table = {}
@@ -180,5 +216,5 @@ class Covered(work.State):
 
 STATES = {
     "fib": Fib, "alloc": Alloc, "threads": Threads, "recursion": Recursion, "c_extensions": CExtensions,
-    "traced": Traced, "profiled": Profiled, "covered": Covered,
+    "traced": Traced, "profiled": Profiled, "covered": Covered, "flood": Flood,
 }
