@@ -189,6 +189,8 @@ static void account_window(const struct counters *now, const struct policy_windo
     account.agent_ns = less(now->agent, origin.agent);
     account.floor_ns = now->floor;
     account.stage_ns[policy.now.stage] += w->wall_ns;
+    if (w->wall_ns < WINDOW_SHORT_NS / 2)
+        return; /* the last one: too short to say what anything costs */
     account.cost_ppm = policy_ppm(w->hook_ns, work);
     govern.window_ns = w->wall_ns;
     govern.hook_ns = w->hook_ns;
