@@ -319,6 +319,7 @@ class Attached(object):
             found["wrong"] = "the stream has no end line"
             return
         found.update(records=end["records"], lost=end["lost"], clean=end["clean"], cost=end.get("cost_percent"),
+                     overhead=end.get("overhead_percent"), stage=end.get("governor", {}).get("deepest_stage", "off"),
                      events=events, hook_ns=stats.get("hook_ns"), rollup_ns=stats.get("rollup_ns"),
                      wall_ns=end["wall_ns"], attributed=end["own_attributed_bytes"])
         known = last.get("known")

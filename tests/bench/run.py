@@ -127,12 +127,14 @@ def attempt(rows, what, function, *args, **kwargs):
 
 # --- the goals ------------------------------------------------------------------------
 
+EVERY_CALL = ("--depth", "0", "--max-overhead", "0")  # the governor would sample
+
 GOAL_LOADS = (  # load, options
     ("django", ()),
     ("examples", ("--depth", "1", "--lines")),
     ("fib", ()),
     ("methods", ()),
-    ("calls", ("--depth", "0")),
+    ("calls", EVERY_CALL),
 )
 
 
@@ -325,7 +327,7 @@ def memory(run):
     rows = []
     for version in run.some("3.8", "3.11", "3.12"):
         for what, load, args, options in (("1 thread, default", "django", (), ()),
-                                          ("1 thread, every call", "calls", (), ("--depth", "0")),
+                                          ("1 thread, every call", "calls", (), EVERY_CALL),
                                           ("16 threads, default", "spread", (16,), ()),
                                           ("64 threads, default", "spread", (64,), ())):
             row = attempt(rows, "%s memory %s" % (version, what), added, run, run.python(version), load, args, options)
@@ -380,7 +382,7 @@ def output(run):
 
 
 def bytes_per_million(run, python, fmt):
-    tool = Attached(run.program, ("-n", "100000", "--depth", "0"), fmt)
+    tool = Attached(run.program, ("-n", "100000") + EVERY_CALL, fmt)
     with Target(python, "django") as target:
         target.settle()
         tool.begin(target)
@@ -410,7 +412,7 @@ def sweep(run, name, versions, points, arguments):
 @section
 def depth(run):
     return sweep(run, "depth", ("3.8", "3.11", "3.12"), (1, 2, 3, 5, 10, 20, 0)[:: 2 if run.quick else 1],
-                 lambda n: ("chain", (), ("--depth", str(n)), 0))
+                 lambda n: ("chain", (), ("--depth", str(n), "--max-overhead", "0"), 0))
 
 
 @section
@@ -438,13 +440,13 @@ def flood(run):
     for version in run.some("3.8", "3.11", "3.12"):
         for n in (1, 4):
             row = attempt(rows, "%s flood %d threads" % (version, n), with_mempulse, run, run.python(version), "flood",
-                          (n,), ("--depth", "0"), 2)
+                          (n,), EVERY_CALL, 2)
             row.update(python=version, x=n)
     return rows
 
 
 PROFILES = (("3.12", "fib", ()), ("3.11", "fib", ()), ("3.8", "fib", ()), ("3.12", "django", ()), ("3.11", "django", ()),
-            ("3.12", "calls", ("--depth", "0")), ("3.11", "calls", ("--depth", "0")))
+            ("3.12", "calls", EVERY_CALL), ("3.11", "calls", EVERY_CALL))
 
 
 @section
