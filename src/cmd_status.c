@@ -45,21 +45,24 @@ static const char *state_name(const struct inject_agent *a)
     return s < sizeof(state_names) / sizeof(state_names[0]) ? state_names[s] : "unknown";
 }
 
-/* Over the target's own work; over wall time before the first window has ended. */
+/* Of one CPU. */
 static double cost_pct(const struct mp_control *c)
 {
     uint64_t now = clock_real_ns();
 
-    if (c->account.work_ns)
-        return render_overhead_pct(c->hook_ns, c->account.work_ns);
     return now > c->start_realtime_ns ? 100.0 * (double)c->hook_ns / (double)(now - c->start_realtime_ns) : 0;
 }
 
 /* The control block is the target's memory: the words may be anything. */
-static void print_governor(const struct mp_control *c)
+static void print_cost(const struct mp_control *c)
 {
+    double overhead = render_overhead_pct(c->hook_ns, c->account.work_ns);
     char now[32], goal[32], words[RENDER_WORDS];
 
+    if (overhead < 0) /* no window has ended yet */
+        printf("hook cost %.2f%% of a CPU", cost_pct(c));
+    else
+        printf("hook cost %.2f%% (%.2f%% of a CPU)", overhead, cost_pct(c));
     if (!c->options.max_overhead_ppm)
         return;
     printf(", %s now (--max-overhead %s); stage %s: %s",
@@ -77,10 +80,10 @@ static void print_text(pid_t pid, const struct inject_agent *a)
     if (since && localtime_r(&since, &tm))
         strftime(when, sizeof(when), "%F %T", &tm);
     printf("%d: %s, since %s, by launcher %d; depth %u%s; %" PRIu64 " records, %" PRIu64
-           " lost, %" PRIu64 " threads, %" PRIu64 " functions; hook cost %.2f%%",
+           " lost, %" PRIu64 " threads, %" PRIu64 " functions; ",
            (int)pid, state_name(a), when, c->launcher_pid, c->options.depth,
-           c->options.flags & MP_OPT_LINES ? ", lines" : "", c->records, c->lost, c->threads, c->codes, cost_pct(c));
-    print_governor(c);
+           c->options.flags & MP_OPT_LINES ? ", lines" : "", c->records, c->lost, c->threads, c->codes);
+    print_cost(c);
     printf("\n");
 }
 
@@ -146,7 +149,9 @@ static void print_json(pid_t pid, const struct inject_agent *a)
         json_object_object_add(o, "hook_ns", json_object_new_int64((int64_t)c->hook_ns));
         json_object_object_add(o, "work_ns", json_object_new_int64((int64_t)c->account.work_ns));
         json_object_object_add(o, "agent_ns", json_object_new_int64((int64_t)c->account.agent_ns));
-        json_object_object_add(o, "overhead_percent", json_object_new_double(cost_pct(c)));
+        if (c->account.work_ns)
+            json_object_object_add(o, "overhead_percent",
+                                   json_object_new_double(render_overhead_pct(c->hook_ns, c->account.work_ns)));
         if (c->options.max_overhead_ppm)
             json_object_object_add(o, "governor", governor_json(c));
         json_object_object_add(o, "threads", json_object_new_int64((int64_t)c->threads));

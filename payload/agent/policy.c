@@ -165,11 +165,14 @@ bool policy_next(struct policy *p, const struct policy_window *w)
 {
     uint64_t work = policy_work(w), floor = w->floor_ns < w->hook_ns ? w->floor_ns : w->hook_ns;
     uint64_t cut = w->hook_ns - floor, rest = cut > w->rollup_ns ? cut - w->rollup_ns : 0;
-    uint32_t ppm = policy_ppm(cut, work), goal = p->asked.goal_ppm;
+    uint32_t ppm, goal = p->asked.goal_ppm;
     bool idle = policy_idle(w), changed = false;
 
     if (!goal || !w->wall_ns)
         return false;
+    if (work < w->wall_ns / POLICY_SPARE)
+        work = w->wall_ns / POLICY_SPARE;
+    ppm = policy_ppm(cut, work);
     if (!idle && ppm > goal) {
         changed = give_up(p, ppm, policy_ppm(rest, work) > goal);
     } else {

@@ -12,6 +12,9 @@
  * next one waits twice as long, up to POLICY_HOLD_MAX windows; a step that proves
  * itself halves the wait again.
  *
+ * A process that works less than a tenth of a CPU is judged as if it worked that much:
+ * it has time to spare, and a few probes beside next to no work would look dear.
+ *
  * Only the cost of what is traced is judged. What a hook costs by being there (the
  * floor) goes with the hook alone: letting it decide would end in tracing nothing,
  * for the price of a hook. */
@@ -27,6 +30,7 @@
 #define POLICY_HOLD_MIN 2u  /* windows of calm before a step back */
 #define POLICY_HOLD_MAX 64u
 #define POLICY_TRIAL 4u     /* a cut within so many windows of a step back puts the step in the wrong */
+#define POLICY_SPARE 10u /* 1 / so much of a CPU is the least work that cost is compared with */
 #define POLICY_ROLLUP_CUT 64u /* the smaps_rollup budget that ROLLUP ends at: what was asked for over this */
 
 /* What was asked for. */

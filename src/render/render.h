@@ -78,8 +78,9 @@ int render_ranking(FILE *out, const struct model *m, bool color, unsigned width)
  * visit of a line did not measure is -1, which is the original's own word for it. */
 int render_mempulse(FILE *out, const struct model *m) MP_MUST_CHECK;
 
-/* "detached from PID: N records, M lost, hook cost X%, paused Y us; nothing left behind"
- * X is overhead_pct where it is known. What the governor gave up stands behind it. */
+/* "detached from PID: N records, M lost, hook cost X% (C% of a CPU), paused Y us; nothing
+ * left behind". X is overhead_pct; where that is not known C stands alone. What the
+ * governor gave up stands behind. */
 int render_verdict(FILE *out, pid_t pid, const struct render_end *end) MP_MUST_CHECK;
 
 /* The --json error object of docs/exit-codes.md, one line. pid <= 0: none. */

@@ -38,9 +38,12 @@ static void verdict_cost(struct io *io, const struct render_end *end)
     double floor = render_overhead_pct(a->floor_ns, a->work_ns);
     char given_up[RENDER_WORDS], goal[32];
 
-    io_printf(io, "hook cost %.2f%%", end->overhead_pct >= 0 ? end->overhead_pct : end->cost_pct);
+    if (end->overhead_pct < 0)
+        io_printf(io, "hook cost %.2f%% of a CPU", end->cost_pct);
+    else
+        io_printf(io, "hook cost %.2f%% (%.2f%% of a CPU)", end->overhead_pct, end->cost_pct);
     if (floor >= FLOOR_TOLD_PCT && end->overhead_pct >= 0)
-        io_printf(io, " (%.2f%% by its presence alone)", floor);
+        io_printf(io, ", %.2f%% by its presence alone", floor);
     if (end->max_overhead_ppm && *render_given_up(given_up, sizeof(given_up), a, end->depth))
         io_printf(io, " (given up for --max-overhead %s: %s)", render_ppm(goal, sizeof(goal), end->max_overhead_ppm),
                   given_up);

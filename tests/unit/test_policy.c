@@ -66,13 +66,18 @@ START_TEST(test_table)
         /* depth 1: sampling, as rare as the cost is high */
         {GOAL, 1, 0, {1000, 515, 15, 0, 0}, MP_STAGE_SAMPLED, 1, 1, 0},
         {GOAL, 1, 0, {1000, 550, 50, 0, 0}, MP_STAGE_SAMPLED, 1, 3, 0},
-        {GOAL, 1, 0, {1000, 1000, 990, 0, 0}, MP_STAGE_SAMPLED, 1, 10, 0},
+        {GOAL, 1, 0, {1000, 1000, 990, 0, 0}, MP_STAGE_SAMPLED, 1, 9, 0},
         /* more hook time than CPU time: an estimate too high is dear all the same */
-        {GOAL, 1, 0, {1000, 100, 200, 0, 0}, MP_STAGE_SAMPLED, 1, 10, 0},
+        {GOAL, 1, 0, {1000, 100, 2000, 0, 0}, MP_STAGE_SAMPLED, 1, 10, 0},
         /* idle: hardly any CPU and hardly any hooks; either alone is judged */
-        {GOAL, 1, 0, {10000, 9, 9, 0, 0}, MP_STAGE_FULL, 1, 0, 0},
-        {GOAL, 1, 0, {10000, 99, 11, 0, 0}, MP_STAGE_SAMPLED, 1, 3, 0},
-        {GOAL, 1, 0, {10000, 101, 9, 0, 0}, MP_STAGE_SAMPLED, 1, 3, 0},
+        {100, 1, 0, {10000, 9, 9, 0, 0}, MP_STAGE_FULL, 1, 0, 0},
+        {100, 1, 0, {10000, 99, 11, 0, 0}, MP_STAGE_SAMPLED, 1, 7, 0},
+        {100, 1, 0, {10000, 101, 9, 0, 0}, MP_STAGE_SAMPLED, 1, 7, 0},
+        /* a little work is judged as a tenth of a CPU */
+        {GOAL, 3, 0, {10000, 130, 20, 0, 0}, MP_STAGE_FULL, 3, 0, 0},
+        {GOAL, 3, 0, {10000, 130, 21, 0, 0}, MP_STAGE_DEPTH, 2, 0, 0},
+        {GOAL, 3, 0, {10000, 1121, 21, 0, 0}, MP_STAGE_FULL, 3, 0, 0},
+        {GOAL, 3, 0, {10000, 1129, 29, 0, 0}, MP_STAGE_DEPTH, 2, 0, 0},
         /* what the hook costs by its presence is not judged; the rest is */
         {GOAL, 3, 0, {1000, 700, 200, 195, 0}, MP_STAGE_FULL, 3, 0, 0},
         {GOAL, 3, 0, {1000, 700, 200, 185, 0}, MP_STAGE_DEPTH, 2, 0, 0},
@@ -88,7 +93,7 @@ START_TEST(test_table)
     expect(&p, rows[_i].stage, rows[_i].to_depth, rows[_i].to_sample, rows[_i].to_rollup);
 }
 END_TEST
-#define TABLE_ROWS 21
+#define TABLE_ROWS 25
 
 /* A flood that nothing stops goes through every stage in order, and then stays quiet. */
 START_TEST(test_order)

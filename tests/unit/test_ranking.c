@@ -98,15 +98,15 @@ START_TEST(test_verdict)
         bool clean;
         const char *residue, *want;
     } rows[] = {
-        {"duration", true, "", "detached from 4242: 11 records, 37 lost, hook cost 0.43%, paused 184 us; "
+        {"duration", true, "", "detached from 4242: 11 records, 37 lost, hook cost 0.43% of a CPU, paused 184 us; "
                                "nothing left behind\n"},
-        {"target_exited", true, NULL, "process 4242 ended: 11 records, 37 lost, hook cost 0.43%, paused 184 us; "
+        {"target_exited", true, NULL, "process 4242 ended: 11 records, 37 lost, hook cost 0.43% of a CPU, paused 184 us; "
                                       "nothing left behind\n"},
-        {"target_execed", true, NULL, "process 4242 ran exec: 11 records, 37 lost, hook cost 0.43%, paused 184 us; "
+        {"target_execed", true, NULL, "process 4242 ran exec: 11 records, 37 lost, hook cost 0.43% of a CPU, paused 184 us; "
                                       "nothing left behind\n"},
-        {"signal", false, "two pages\nand\x1b[2J more\n", "detached from 4242: 11 records, 37 lost, hook cost 0.43%, "
+        {"signal", false, "two pages\nand\x1b[2J more\n", "detached from 4242: 11 records, 37 lost, hook cost 0.43% of a CPU, "
                           "paused 184 us; LEFT BEHIND:\n  two pages\n  and\xef\xbf\xbd[2J more\n"},
-        {"signal", false, NULL, "detached from 4242: 11 records, 37 lost, hook cost 0.43%, paused 184 us; "
+        {"signal", false, NULL, "detached from 4242: 11 records, 37 lost, hook cost 0.43% of a CPU, paused 184 us; "
                                 "LEFT BEHIND:\n  (residue 0x1)\n"},
     };
     struct render_end end = gen_end();
@@ -133,17 +133,17 @@ START_TEST(test_verdict_cost)
         double overhead;
         const char *want;
     } rows[] = {
-        {{0}, 20000, -1, "hook cost 0.43%, paused"},
-        {{.work_ns = 1000000000, .stage_ns = {9}}, 20000, 1.234, "hook cost 1.23%, paused"},
-        {{.work_ns = 1000000000, .floor_ns = 80000000}, 0, 9, "hook cost 9.00% (8.00% by its presence alone), paused"},
+        {{0}, 20000, -1, "hook cost 0.43% of a CPU, paused"},
+        {{.work_ns = 1000000000, .stage_ns = {9}}, 20000, 1.234, "hook cost 1.23% (0.43% of a CPU), paused"},
+        {{.work_ns = 1000000000, .floor_ns = 80000000}, 0, 9, "hook cost 9.00% (0.43% of a CPU), 8.00% by its presence alone, paused"},
         {{.work_ns = 1, .stage_ns = {9, 1200000, 4200000000, 12000000000, 1000000000}, .least_depth = 1,
           .most_sample_log2 = 6},
          5000, 3.1,
-         "hook cost 3.10% (given up for --max-overhead 0.5%: smaps_rollup more rarely for 1.20 ms, "
+         "hook cost 3.10% (0.43% of a CPU) (given up for --max-overhead 0.5%: smaps_rollup more rarely for 1.20 ms, "
          "depth down to 1 of 3 for 4.20 s, 1 call in up to 64 for 12.0 s, nothing traced for 1.00 s), paused"},
         {{.work_ns = 1, .stage_ns = {0, 0, 0, 0, 2000000}}, 100, 3.1,
-         "hook cost 3.10% (given up for --max-overhead 0.01%: nothing traced for 2.00 ms), paused"},
-        {{.work_ns = 1, .stage_ns = {0, 0, 0, 0, 2000000}}, 0, 3.1, "hook cost 3.10%, paused"},
+         "hook cost 3.10% (0.43% of a CPU) (given up for --max-overhead 0.01%: nothing traced for 2.00 ms), paused"},
+        {{.work_ns = 1, .stage_ns = {0, 0, 0, 0, 2000000}}, 0, 3.1, "hook cost 3.10% (0.43% of a CPU), paused"},
     };
     struct render_end end = gen_end();
     struct capture c;
