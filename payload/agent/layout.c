@@ -46,6 +46,7 @@ static const struct layout table[] = {
       .ts_profilefunc = 80, .ts_tracefunc = 88, .ts_traceobj = 104 },
 };
 
+#define CO_NO_MONITORING_EVENTS 0x2000000 /* 3.13, Include/cpython/code.h */
 #define OWNED_BY_CSTACK 3 /* 3.12+: an entry frame, no code (pycore_frame.h) */
 
 const struct layout *layout_find(unsigned minor)
@@ -56,10 +57,18 @@ const struct layout *layout_find(unsigned minor)
     return NULL;
 }
 
+/* 3.13 puts a frame of its own between a class that is called and its __init__, to
+ * check what that returns (_Py_InitCleanup, Python/specialize.c). Nothing that must
+ * not be monitored counts. */
+static bool is_shim(const void *f)
+{
+    return g.minor >= 13 && FIELD(uint32_t, frame_code(f), g.layout.code_flags) & CO_NO_MONITORING_EVENTS;
+}
+
 static const void *skip_entry_frames(const void *f)
 {
     if (g.minor >= 12)
-        while (f && FIELD(uint8_t, f, g.layout.frame_owner) == OWNED_BY_CSTACK)
+        while (f && (FIELD(uint8_t, f, g.layout.frame_owner) == OWNED_BY_CSTACK || is_shim(f)))
             f = FIELD(const void *, f, g.layout.frame_back);
     return f;
 }

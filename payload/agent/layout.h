@@ -34,7 +34,7 @@ const struct layout *layout_find(unsigned minor); /* NULL: version not known */
 
 struct agent;
 /* The frame that a thread state runs now (NULL: none), and its caller. Frames
- * that only mark an entry from C (3.12+) are passed over. */
+ * that only mark an entry from C, or stand for no function (3.12+), are passed over. */
 const void *frame_current(const void *tstate);
 const void *frame_back(const void *frame);
 const void *frame_code(const void *frame);

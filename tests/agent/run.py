@@ -131,6 +131,16 @@ def growth(run):
     assert c.file.endswith("scenarios.py") and c.module == "scenarios" and c.line > 10 and c.name == "grower"
 
 
+@test(depth=4)
+def inits(run):
+    check_basic(run)
+    s = run.session
+    # depth 1 is the scenario itself
+    for depth, names in (2, ["make_thing"]), (3, ["__init__", "Thing.__init__"]), (4, ["leaf"]):
+        calls = [r for r in s.records if r.name in names]
+        assert len(calls) == 300 and {r.depth for r in calls} == {depth}, (names, len(calls), {r.depth for r in calls})
+
+
 @test(since=(3, 12))
 def fades(run):
     check_basic(run)

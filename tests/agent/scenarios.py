@@ -77,6 +77,26 @@ def fades(agent, before):
     nest(6, 100000)
 
 
+# -- inits: what the interpreter makes of a class that is called often is no depth -------
+
+class Thing:
+    def __init__(self, n):
+        self.n = leaf(n)
+
+
+def leaf(n):
+    return n
+
+
+def make_thing(n):
+    return Thing(n).n
+
+
+def inits(agent, before):
+    for i in range(300):
+        make_thing(i)
+
+
 # -- recursion, exceptions, generators ----------------------------------------------
 
 class Boom(Exception):
