@@ -38,7 +38,6 @@
 #define CODE_SCOPE 4u     /* passes --function, --module and --exclude */
 #define CODE_BASE 8u      /* threading's own start of a thread: lifts the base, is never traced */
 #define CODE_USS_SEEN 16u /* its first visit has been measured with smaps_rollup */
-#define CODE_NEAR 32u     /* 3.12+: was called within the traced depth: its events stay on */
 
 /* A function as the user knows it; never moves, never freed before the end.
  * Written by hooks; what the agent reads is published by `next`. */
@@ -48,6 +47,7 @@ struct code {
     uint64_t hash;  /* of name, file, line and module */
     struct code *hnext;
     struct code *next; /* in order of first sight; release-stored by hooks, read by the agent */
+    uint32_t near_in;  /* 3.12+: was called within the traced depth at this g.force + 1: its events stay on */
     uint32_t tick;     /* g.tick of the counts that follow, of calls while the governor samples */
     uint32_t calls, calls_before; /* in this tick, in the one before */
     uint32_t text_len; /* of name, file, module, one after the other, behind this struct */
@@ -133,6 +133,9 @@ struct thread {
     bool fresh; /* no event yet */
     bool quiet; /* 3.12+: all that the innermost tracked call calls is deeper than the limit, or skipped */
     bool skipping; /* up to 3.11: inside a CALL_SKIP */
+    bool resting;  /* 3.11: this thread took the hook out of its slot (hook_thunk.c) */
+    uint16_t ntracked, tracked_max; /* up to 3.11: calls on its stack that are tracked, and may be */
+    uintptr_t stack_floor; /* 3.11: below this address the hook rests; 0: not known */
     bool pre_root; /* up to 3.11: a --root function that was entered before the hook may be on its stack */
     bool in_root;  /* base counts from a root */
     bool armed;    /* lines.c: c_tracefunc is ours, lines of the running call count */
@@ -176,6 +179,9 @@ _Static_assert(sizeof(struct thread) + MEM_HEADER <= 64 * 4096, "`touched` has a
 
 int threads_init(void);
 struct thread *thread_find(int32_t tid); /* slow path of thread_current; NULL: no room */
+/* The lowest address and the size of the calling thread's stack as its libc, or the
+ * limit of the main thread's, has it; false: not known. */
+bool thread_stack(const struct thread *th, uintptr_t *ret_lo, size_t *ret_size);
 void threads_reap(void);  /* agent: flags threads whose tid is gone */
 void threads_names(void); /* GIL: better names from threading */
 /* Accounts for the first write to a page of the thread's mapping. */
@@ -260,6 +266,7 @@ uint64_t thunk_get_slot(void);
 void thunk_cure(void);
 void thunk_pause(bool on);
 void thunk_wake(void);
+void thunk_round(uint64_t now); /* takes the GIL by itself */
 struct thunk *thunk_page(void); /* NULL when there is none */
 
 /* monitoring.c: sys.monitoring; hook_monitor.c: the callbacks */
@@ -326,6 +333,7 @@ struct agent {
     struct layout layout; /* of this interpreter */
     volatile uint32_t *armed; /* in a page that a fork wipes: 0 makes hooks inert */
     uint32_t tid_offset;
+    uint32_t stack_offset; /* of stackblock, stackblock_size in struct pthread; 0: not known */
     int32_t agent_tid;
     int32_t pid;
     unsigned minor; /* 3.minor */
@@ -361,6 +369,9 @@ struct agent {
                             pauses: tracked calls of another epoch are void */
     uint32_t tick;       /* seconds, coarse; the agent writes */
     uint32_t round;      /* counts monitor_rearm */
+    uint32_t ensuring;   /* 1 while the agent has a thread state of its own, or is about to get one */
+    bool resting;        /* 3.11: the hook is out of its slot for a while */
+    uint64_t rests, rest_ns; /* how often, and for how long in all: calls then are not seen */
     uint64_t round_ns;   /* time until functions that were switched off are looked at again; 0: none is */
     uint64_t line_events;
     uint64_t records, filtered, rollup_ns;

@@ -250,6 +250,8 @@ void hook_round(uint64_t now)
     int state;
 
     g.tick = (uint32_t)(now / 1000000000ull);
+    if (g.hook == MP_HOOK_THUNK && g.installed)
+        thunk_round(now);
     if (g.hook != MP_HOOK_MONITORING || !g.installed || g.gov.quiet || g.faded == round_faded || now < round_next)
         return;
     if (!g.round_ns) { /* the first function has been switched off */

@@ -13,7 +13,7 @@
  *      +- base + N     tracked; the thread is quiet from here on
  *         +- deeper    after FADE_AFTER of these the function's events answer DISABLE
  *
- * A function that was ever called within the depth (CODE_NEAR) stays on. One that is
+ * A function that was ever called within the depth in force (near_in) stays on. One that is
  * switched off is looked at again when monitor_rearm says so (hook_round): till then
  * it is not seen even if it is called within the depth, the blind window that meta and
  * status tell. */
@@ -31,8 +31,8 @@
  * is pushed out by another counts anew. */
 static struct heat {
     const void *pycode; /* not owned: only compared */
-    uint32_t round;     /* g.round of the count */
-    uint16_t count;     /* events in this round; HEAT_NEAR: never switched off */
+    uint32_t round;     /* g.round of the count; of HEAT_NEAR: code's near_in */
+    uint16_t count;     /* events in this round; HEAT_NEAR: not to be switched off */
     uint16_t faded;     /* was switched off in an earlier round */
 } *heat;
 
@@ -42,6 +42,11 @@ int events_init(void)
     return heat ? 0 : -SYS_ENOMEM;
 }
 
+static inline bool is_near(const struct code *c)
+{
+    return c->near_in == g.force + 1;
+}
+
 static inline struct heat *heat_of(const void *pycode)
 {
     struct heat *h = &heat[((uint64_t)(uintptr_t)pycode * 0x9e3779b97f4a7c15ull >> 40) % HEAT_SLOTS];
@@ -49,7 +54,11 @@ static inline struct heat *heat_of(const void *pycode)
 
     if (unlikely(h->pycode != pycode)) {
         c = code_known(pycode);
-        *h = (struct heat){ .pycode = pycode, .round = g.round, .count = c && c->flags & CODE_NEAR ? HEAT_NEAR : 0 };
+        *h = (struct heat){ .pycode = pycode, .round = g.round };
+        if (c && is_near(c))
+            *h = (struct heat){ .pycode = pycode, .round = c->near_in, .count = HEAT_NEAR };
+    } else if (unlikely(h->count == HEAT_NEAR && h->round != g.force + 1)) {
+        *h = (struct heat){ .pycode = pycode, .round = g.round };
     }
     return h;
 }
@@ -75,10 +84,13 @@ static PyObj *far_event(const void *pycode)
 
 static void near_code(struct code *code, const void *pycode)
 {
-    if (likely(code->flags & CODE_NEAR))
+    struct heat *h;
+
+    if (likely(is_near(code)))
         return;
-    code->flags |= CODE_NEAR;
-    heat_of(pycode)->count = HEAT_NEAR;
+    h = heat_of(pycode);
+    code->near_in = h->round = g.force + 1;
+    h->count = HEAT_NEAR;
 }
 
 /* ---- the shadow stack ------------------------------------------------------------ */
@@ -132,6 +144,9 @@ static void follow(struct thread *th, uint32_t force)
     }
     th->force = force;
     rebase(th, th->base);
+    /* What is now too deep may have its events switched off before it returns. */
+    while (th->nshadow && th->top_abs > th->limit && !sets_base(&th->shadow[th->nshadow - 1]))
+        shadow_drop(th, th->nshadow - 1);
 }
 
 static struct call *shadow_push(struct thread *th, const void *frame, const void *pycode, struct code *code, int32_t abs)

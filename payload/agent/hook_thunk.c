@@ -11,6 +11,14 @@
  *      |  ...
  *      +- base + N     tracked; quiet from here on
  *
+ * The C stack. Up to 3.10 a Python call costs it anyway; here only tracked calls cost
+ * more, and a thread with a small stack keeps few of them. 3.11 runs Python calls
+ * inlined, at no C stack at all, unless an eval-frame function is set: what was
+ * harmless recursion would overflow it. So the hook rests, out of its slot, from the
+ * moment a thread has used half of its stack until the tracked call below which that
+ * happened returns, or a while has passed. The same makes a program of one thread
+ * fast: there it rests as soon as a few calls below the depth are on the stack.
+ *
  * A thread's top is copied into struct thread, and what it was before into the
  * struct call on the C stack, which greenlets may copy away and back.
  * Frames are never touched in exit: 3.11 has popped them. */
@@ -19,11 +27,16 @@
 #define WALK_MAX (1 << 17)     /* frames walked at a thread's first call */
 #define ROOT_WALK_MAX 4096
 #define OWNED_BY_GENERATOR 1   /* _PyInterpreterFrame.owner, 3.11 */
-#define STACK_PER_FRAME 512    /* C stack that a Python call costs on 3.11 once it is not inlined */
-#define RECURSION_SAFE 10000
-#define RLIMIT_STACK 3
+#define TRACKED_BYTES (THUNK_CALL_SIZE + 48) /* of C stack for a tracked call: thunk.S */
+#define TRACKED_SHARE 128      /* of a thread's stack, at most, is for tracked calls */
+#define STACK_UNKNOWN 24576    /* how much of a stack that is not known may be used */
+#define REST_EARLY 3072        /* one thread: bytes below its top from which the hook rests */
+#define REST_NS_MIN 50000000ull
+#define REST_NS_MAX 1600000000ull
 
 static struct thunk *page;
+static bool alone;      /* 3.11: there has been one Python thread only */
+static uint64_t rest_start, rest_length = REST_NS_MIN; /* clock */
 static bool in_slot; /* the eval_frame slot, or a chain that starts there, leads to the page */
 static char maps_buf[4096];
 
@@ -194,6 +207,78 @@ void thunk_inert(void)
     }
 }
 
+/* ---- quiet threads, and their stacks ------------------------------------------------- */
+
+static void set_quiet(const struct thread *th, uintptr_t sp)
+{
+    page->quiet_floor = alone && sp != UINTPTR_MAX && sp - REST_EARLY > th->stack_floor ? sp - REST_EARLY
+                                                                                       : th->stack_floor;
+    page->quiet_sp = sp;
+    page->quiet_tid = (uint32_t)th->tid;
+}
+
+/* What the size of the thread's stack allows. */
+static void measure_stack(struct thread *th)
+{
+    uintptr_t lo, sp = (uintptr_t)__builtin_frame_address(0);
+    size_t size;
+    bool known = thread_stack(th, &lo, &size);
+    size_t n = known ? size / TRACKED_SHARE / TRACKED_BYTES : 2;
+
+    th->tracked_max = n < 1 ? 1 : n > MP_DEPTH_MAX ? MP_DEPTH_MAX : (uint16_t)n;
+    if (g.minor == 11)
+        th->stack_floor = known ? lo + size / 2 : sp - STACK_UNKNOWN;
+}
+
+/* ---- rests (3.11) -------------------------------------------------------------------- */
+
+/* Only a program that never had a second Python thread: others' calls would be missed. */
+static void look_alone(void)
+{
+    void *ts = PY(PyInterpreterState_ThreadHead, void *(*)(void *))(g.interp);
+    unsigned n = 0;
+
+    for (; ts; ts = PY(PyThreadState_Next, void *(*)(void *))(ts))
+        n++;
+    alone = alone && n <= 1 + g.ensuring;
+}
+
+static void rest_begin(struct thread *th)
+{
+    if (!in_slot || thunk_get_slot() != page->entry || page->orig != g.sym[MP_SYM__PyEval_EvalFrameDefault])
+        return;
+    set_slot(page->orig);
+    in_slot = false;
+    page->quiet_tid = 0;
+    g.rests++;
+    rest_start = clock_ns(CLOCK_MONOTONIC);
+    th->resting = true;
+    g.resting = true;
+}
+
+static void rest_end(void)
+{
+    if (!g.resting)
+        return;
+    g.resting = false;
+    g.rest_ns += clock_ns(CLOCK_MONOTONIC) - rest_start;
+    if (!in_slot && thunk_get_slot() == page->orig) {
+        set_slot(page->entry);
+        in_slot = true;
+    }
+}
+
+/* Whether the hook should rest: the call at sp stands too low on the C stack. */
+static bool rest_wanted(struct thread *th, uintptr_t sp)
+{
+    if (sp < th->stack_floor)
+        return true;
+    if (!alone || g.no_quiet || !th->top_frame || th->top_abs < th->limit || th->top_sp - sp < REST_EARLY)
+        return false;
+    look_alone();
+    return alone;
+}
+
 /* What depends on the governor's words is looked at again. */
 void thunk_wake(void)
 {
@@ -207,6 +292,8 @@ void thunk_pause(bool on)
 {
     if (!page)
         return;
+    if (on)
+        rest_end();
     if (on && in_slot && thunk_get_slot() == page->entry) {
         set_slot(page->orig);
         in_slot = false;
@@ -223,13 +310,7 @@ void thunk_pause(bool on)
         lines_pause();
 }
 
-/* ---- depth ------------------------------------------------------------------------ */
-
-static void set_quiet(uint32_t tid, uintptr_t sp)
-{
-    page->quiet_sp = sp;
-    page->quiet_tid = tid;
-}
+/* ---- counting frames --------------------------------------------------------------- */
 
 /* Frames from `frame` down to the thread's first, but no more than max + 1. */
 static int32_t count_frames(const void *frame, int32_t max)
@@ -306,6 +387,7 @@ static void push(struct thread *th, struct call *c, const void *frame, struct co
     th->top_frame = frame;
     th->top_sp = (uintptr_t)c;
     th->top_abs = abs;
+    th->ntracked++;
 }
 
 static enum call_kind kind_of(struct thread *th, struct call *c)
@@ -329,6 +411,8 @@ static enum call_kind kind_of(struct thread *th, struct call *c)
 static void follow(struct thread *th, uint32_t force)
 {
     if (FORCE_EPOCH(th->force) != FORCE_EPOCH(force)) {
+        th->ntracked = 0;
+        th->resting = false;
         th->top_frame = NULL;
         th->top_abs = DEPTH_NONE;
         th->skipping = false;
@@ -354,6 +438,10 @@ static int enter_near(struct thread *th, const char *frame, struct call *c, char
     }
     if (abs > th->limit)
         return 0;
+    if (unlikely(th->ntracked >= th->tracked_max)) {
+        g.lost_depth++;
+        return 0;
+    }
     if (!code)
         code = code_find(frame_code(frame), frame_globals(frame));
     /* 3.11: calling a generator function runs its frame up to RETURN_GENERATOR,
@@ -369,7 +457,7 @@ static int enter_near(struct thread *th, const char *frame, struct call *c, char
     if (c->kind == CALL_BASE)
         thread_set_base(th, abs);
     else if (th->skipping || (abs >= th->limit && !g.no_quiet))
-        set_quiet((uint32_t)th->tid, (uintptr_t)c);
+        set_quiet(th, (uintptr_t)c);
     if (g.lines)
         lines_enter(th, c, tstate);
     if (c->kind == CALL_RECORD)
@@ -389,8 +477,14 @@ static int thunk_enter(const char *frame, struct call *c, char *tstate)
     g.events++;
     if (unlikely(th->force != g.force))
         follow(th, g.force);
+    if (unlikely(!th->tracked_max))
+        measure_stack(th);
+    if (g.minor == 11 && unlikely(rest_wanted(th, (uintptr_t)c))) {
+        rest_begin(th);
+        return 0;
+    }
     if (unlikely(th->skip)) {
-        set_quiet((uint32_t)th->tid, UINTPTR_MAX);
+        set_quiet(th, UINTPTR_MAX);
         return 0;
     }
     if (th->top_frame) {
@@ -400,8 +494,9 @@ static int thunk_enter(const char *frame, struct call *c, char *tstate)
             th->top_frame = NULL;
             th->top_abs = DEPTH_NONE;
             th->skipping = false;
+            th->ntracked = 0;
         } else if (th->skipping || (th->top_abs >= th->limit && !g.no_quiet)) {
-            set_quiet((uint32_t)th->tid, th->top_sp);
+            set_quiet(th, th->top_sp);
             return 0;
         }
     }
@@ -423,12 +518,18 @@ static void thunk_exit(struct call *c, void *result)
     th->top_frame = c->prev_frame;
     th->top_sp = c->prev_sp;
     th->top_abs = c->prev_abs;
+    th->ntracked -= th->ntracked > 0;
+    if (unlikely(th->resting)) {
+        th->resting = false;
+        rest_length = REST_NS_MIN;
+        rest_end();
+    }
     th->weight_log2 = c->prev_weight_log2;
     th->skipping = false; /* nothing is tracked inside of what is skipped: this was it */
     if (c->kind == CALL_BASE)
         thread_set_base(th, c->prev_base);
     if (th->top_frame && th->top_abs >= th->limit && !g.no_quiet)
-        set_quiet((uint32_t)th->tid, th->top_sp);
+        set_quiet(th, th->top_sp);
     else
         page->quiet_tid = 0;
 }
@@ -457,8 +558,8 @@ static int verify_enter(const char *frame, struct call *c, char *tstate)
     return 0;
 }
 
-/* Calls the known function through the hook; it returns sys.getrecursionlimit(). */
-static int verify_call(long *ret_limit)
+/* Calls the known function through the hook. */
+static int verify_call(void)
 {
     PyObj *f = hook_known_function(), *arg = py_sys("getrecursionlimit"), *result;
 
@@ -466,7 +567,6 @@ static int verify_call(long *ret_limit)
     probe.code = py_getattr(f, "__code__");
     probe.globals = py_getattr(f, "__globals__");
     result = py_call(f, arg);
-    *ret_limit = result ? py_long(result) : 0;
     if (result)
         py_decref(result);
     py_error_clear();
@@ -477,24 +577,6 @@ static int verify_call(long *ret_limit)
         return fail_set(MP_FAIL_LAYOUT, 0, "the eval-frame hook did not see the frame it should",
                         probe.seen ? "frame fields" : "not called");
     return 0;
-}
-
-/* 3.11 runs Python calls inlined, without C stack, unless an eval-frame function
- * is set: recursion that was harmless would then overflow the C stack. */
-static int check_recursion(long limit)
-{
-    uint64_t rlim[2] = { 0, 0 };
-    char buf[64];
-    struct text t = text_on(buf, sizeof(buf));
-
-    if (g.minor != 11 || limit <= RECURSION_SAFE)
-        return 0;
-    if (sys4(__NR_prlimit64, 0, RLIMIT_STACK, 0, (long)rlim) == 0 && rlim[0] / STACK_PER_FRAME > (uint64_t)limit &&
-        rlim[0] < (1ull << 40))
-        return 0;
-    text_str(&t, "sys.getrecursionlimit() is ");
-    text_num(&t, limit);
-    return fail_set(MP_FAIL_RECURSION, 0, "the hook costs C stack for each call, too much for the recursion limit", buf);
 }
 
 static void control_thunk(void)
@@ -530,19 +612,46 @@ static int attach_page(void)
 
 int thunk_install(void)
 {
-    long limit;
     int err = find_slot();
 
     if (err || (err = attach_page()))
         return err;
-    if ((err = verify_call(&limit)) || (err = check_recursion(limit))) {
+    if ((err = verify_call())) {
         thunk_uninstall();
         return err;
     }
+    alone = g.minor == 11;
+    look_alone();
+    rest_length = REST_NS_MIN;
     page->exit = (uint64_t)(uintptr_t)thunk_exit;
     page->enter = (uint64_t)(uintptr_t)thunk_enter;
     control_thunk();
     return 0;
+}
+
+/* A thread was born, or the while is over: a rest ends. What is still deep on its
+ * stack begins another one with its next call, at the cost of one frame; the whiles
+ * double so that this stays few. */
+void thunk_round(uint64_t now)
+{
+    static uint32_t tasks;
+    uint32_t n;
+    int state;
+
+    if (!g.resting)
+        return;
+    n = sys_task_count();
+    if (n == tasks && now - rest_start < rest_length)
+        return;
+    tasks = n;
+    if (py_finalizing())
+        return;
+    state = py_ensure();
+    if (g.resting) {
+        rest_length = 2 * rest_length < REST_NS_MAX ? 2 * rest_length : REST_NS_MAX;
+        rest_end();
+    }
+    py_release(state);
 }
 
 /* May be called again later, to free the page once nothing is in flight any more.

@@ -19,12 +19,14 @@ bool py_initialized(void)
 
 int py_ensure(void)
 {
+    g.ensuring = 1;
     return PY(PyGILState_Ensure, int (*)(void))();
 }
 
 void py_release(int state)
 {
     PY(PyGILState_Release, void (*)(int))(state);
+    g.ensuring = 0;
 }
 
 void *py_main_interp(void)

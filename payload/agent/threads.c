@@ -12,6 +12,10 @@
 
 #define BUCKETS 1024u
 
+#define RLIMIT_STACK 3
+#define MAIN_STACK_MAX (64ull << 20)  /* what is believed of a larger limit */
+#define MAIN_STACK_ABOVE (256u << 10) /* arguments, environment, main: not more, mostly */
+
 static struct thread *buckets[BUCKETS];
 
 /* Names of the threads that were there at the hook, for when they are first seen.
@@ -25,8 +29,46 @@ static struct {
 } known[KNOWN_MAX];
 static uint32_t nknown;
 
+/* glibc's struct pthread keeps a thread's stack in two words, stackblock and
+ * stackblock_size, with no accessor that needs no lock. Where they are is seen on our
+ * own thread: the only pair of page-aligned words with our stack pointer in between. */
+#define PTHREAD_WORDS 320 /* struct pthread is 2304 bytes in glibc 2.31 - 2.41 */
+
+static uint32_t find_stack_words(void)
+{
+    const uintptr_t *tcb = tcb_now(), sp = (uintptr_t)__builtin_frame_address(0);
+    uintptr_t w[PTHREAD_WORDS];
+    long n = sys_read_self(g.pid, w, tcb, sizeof(w));
+
+    for (long i = 8; i + 1 < n / 8; i++)
+        if (!(w[i] & 4095) && !(w[i + 1] & 4095) && w[i + 1] < 1ull << 40 && sp - w[i] < w[i + 1])
+            return (uint32_t)i * 8;
+    return 0;
+}
+
+bool thread_stack(const struct thread *th, uintptr_t *ret_lo, size_t *ret_size)
+{
+    uintptr_t sp = (uintptr_t)__builtin_frame_address(0), lo, size;
+    uint64_t rlim[2];
+
+    if (!g.stack_offset)
+        return false;
+    lo = FIELD(const uintptr_t, th->tcb, g.stack_offset);
+    size = FIELD(const uintptr_t, th->tcb, g.stack_offset + 8);
+    if (th->tid == g.pid) { /* the kernel's: it grows down to the limit, from not far above */
+        if (sys4(__NR_prlimit64, 0, RLIMIT_STACK, 0, (long)rlim) < 0)
+            return false;
+        size = rlim[0] < MAIN_STACK_MAX ? rlim[0] : MAIN_STACK_MAX;
+        lo = sp - size + MAIN_STACK_ABOVE;
+    }
+    *ret_lo = lo;
+    *ret_size = size;
+    return sp - lo < size;
+}
+
 int threads_init(void)
 {
+    g.stack_offset = find_stack_words();
     nknown = 0;
     memset(buckets, 0, sizeof(buckets));
     return 0;
@@ -73,7 +115,9 @@ static void thread_reset(struct thread *th, int32_t tid)
     th->tcb = tcb_now();
     th->skip = g.opt.thread && g.opt.thread != tid;
     th->fresh = true;
-    th->quiet = th->skipping = false;
+    th->quiet = th->skipping = th->resting = false;
+    th->ntracked = th->tracked_max = 0;
+    th->stack_floor = 0;
     th->pre_root = th->in_root = th->armed = th->lines_busy = false;
     th->line_code = NULL;
     th->top_frame = NULL;

@@ -36,6 +36,8 @@ mp_thunk_text:
     jne 1f
     cmp %rsp, D(THUNK_QUIET_SP)
     jbe 1f
+    cmp %rsp, D(THUNK_QUIET_FLOOR)
+    ja 1f
     incq D(THUNK_QUIET_COUNT)
     jmp *D(THUNK_ORIG)
 1:  mov D(THUNK_ENTER), %rax

@@ -25,6 +25,7 @@
 #define THUNK_QUIET_SP 64
 #define THUNK_QUIET_COUNT 72
 #define THUNK_TID_OFFSET 80
+#define THUNK_QUIET_FLOOR 88
 
 #define THUNK_CALL_SIZE 192 /* room for struct call on the C stack */
 
@@ -51,6 +52,7 @@ struct thunk {
     volatile uint64_t quiet_sp;
     volatile uint64_t quiet_count;
     uint64_t tid_offset;
+    volatile uint64_t quiet_floor; /* 3.11: ... and above this one; 0: no bound */
     uint64_t entry;       /* what was put into the eval_frame slot */
     uint64_t trace_entry; /* what is put into c_tracefunc */
 };
@@ -58,6 +60,7 @@ _Static_assert(offsetof(struct thunk, inflight) == THUNK_INFLIGHT, "the launcher
 _Static_assert(offsetof(struct thunk, trace) == THUNK_TRACE, "thunk.S");
 _Static_assert(offsetof(struct thunk, quiet_sp) == THUNK_QUIET_SP, "thunk.S");
 _Static_assert(offsetof(struct thunk, tid_offset) == THUNK_TID_OFFSET, "thunk.S");
+_Static_assert(offsetof(struct thunk, quiet_floor) == THUNK_QUIET_FLOOR, "thunk.S");
 
 /* The template (thunk.S) that is copied into the code page. */
 extern const char mp_thunk_text[] __attribute__((visibility("hidden")));
