@@ -406,6 +406,7 @@ static void add_totals(struct jline *j, const struct model_totals *t)
         jline_int(j, "rss_last_bytes", t->rss_last);
         jline_int(j, "rss_growth_bytes", t->rss_last - t->rss_first);
         jline_int(j, "rss_unattributed_bytes", t->rss_unattributed);
+        jline_int(j, "rss_shared_bytes", t->rss_shared);
     }
     jline_int(j, "rss_attributed_bytes", t->rss_attributed);
     jline_uint(j, "own_attributed_bytes", t->own_attributed);

@@ -290,10 +290,14 @@ static void put_footnotes(struct io *io, const struct table *t, const struct mod
                   render_size(b, sizeof(b), sum.rss_last, false));
     io_printf(io, "NET: RSS change of the process over the calls, callees included%s.\n",
               t->cols[COL_PER_CALL] ? " (PER CALL, LARGEST: of NET)" : "");
-    io_puts(io, "SELF: NET less traced callees, and less what a caller released again before it returned.\n"
+    io_puts(io, "SELF: NET less traced callees, and less what was released again in the caller: what the function keeps.\n"
                 "OWN: pages faulted in by the calling thread, without callees; never decreases.\n");
     if (sum.overlap)
-        io_puts(io, "Calls of several threads overlapped: NET and SELF may hold one growth twice; OWN does not.\n");
+        io_puts(io, "Calls of several threads overlapped: NET may hold one growth twice; OWN does not.\n");
+    if (sum.rss_shared)
+        io_printf(io, "SELF is estimated for %s of releases: threads hid them from one another, and they are shared out\n"
+                      "by what went during long calls, then by the releases that were seen.\n",
+                  render_size(a, sizeof(a), sum.rss_shared, false));
     if (sum.most_weight_log2)
         io_printf(io, "~: estimated. To keep the cost down calls were sampled, 1 in %u at the rarest; %" PRIu64
                   " were measured.\n", 1u << sum.most_weight_log2, sum.calls);

@@ -288,6 +288,7 @@ const struct model_thread *model_thread(const struct model *m, uint32_t id)
 
 void model_totals(const struct model *m, struct model_totals *ret)
 {
+    model_settle(m);
     *ret = m->totals;
     ret->rss_attributed = 0;
     ret->own_attributed = 0;
@@ -323,6 +324,7 @@ long model_ranking(const struct model *m, const struct model_code ***ret)
     const struct model_code **rank;
     size_t n = 0, i;
 
+    model_settle(m);
     for (i = 0; i < m->codes_end; i++)
         n += m->codes[i] && m->codes[i]->pub.calls;
     rank = calloc(n + 1, sizeof(*rank));

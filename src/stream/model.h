@@ -11,13 +11,17 @@
  * A callee that was lost or filtered counts to its caller's self; one whose
  * caller was lost is claimed by the next caller up.
  *
- * Two corrections make rss_self say who keeps memory. (1) What a call releases is
- * taken off its callees' growth in that very call, last taken first, before it is
- * taken off the call: the locals of g are freed after g's return was seen, and
- * would make g grow and f shrink for ever. Where one thread is traced, what goes
- * between two outermost calls is likewise taken off the first of them. (2) Growth during a call whose thread
- * took no page fault is another thread's; it counts for nobody here. Time and OWN
- * need neither. The inclusive figures are as measured.
+ * Corrections make rss_self say who keeps memory; model_release.c does the first.
+ * (1) What goes in a caller after a callee has returned is taken off what that callee
+ * took, or those before it, in this very call, where one fits: its locals are freed
+ * after its return was seen, and would make it grow and its caller shrink for ever.
+ * (2) Growth during a call whose thread took no page fault is another thread's; it
+ * counts for nobody here. (3) Where several threads are traced, their releases hide
+ * one another, and one thread sees another's while it waits: what the sum of all
+ * rss_self is above the process's growth is taken off functions in proportion to what
+ * went during their long calls, then to the releases that were seen of each
+ * (rss_shared; an estimate). Time and OWN need none of these. The
+ * inclusive figures are as measured.
  *
  * Exactness. RSS belongs to the process: a call's delta holds what other threads
  * and untraced code did meanwhile, and where calls of several threads overlap in
@@ -28,9 +32,9 @@
  *
  * Samples. A record of weight w (the governor samples calls, each with all below it)
  * stands for w calls like it: what it adds to its function's totals counts w times,
- * and the totals are then estimates. What is taken off within one call (callees,
- * releases) is measured, and is weighted as it was when it was added. Releases
- * between two sampled calls are not looked for: others were called in between.
+ * and the totals are then estimates. In a caller that was not drawn a callee of weight
+ * w is taken off w times. Releases between two sampled calls are not looked for: others
+ * were called in between.
  *
  * Memory: MP_CODES_MAX functions, MP_LINES_MAX lines, MODEL_THREADS_MAX threads
  * (the one idle longest makes room), MODEL_PENDING_MAX unclaimed calls a thread
@@ -120,6 +124,7 @@ struct model_totals {
     struct mp_account account;   /* the governor's, as last heard: zeroes before the first STATS */
     int64_t rss_first, rss_last; /* process RSS in bytes, earliest and latest by time; -1 unknown */
     int64_t rss_attributed;      /* sum of self */
+    int64_t rss_shared;          /* bytes taken off by correction (3); 0 with one thread */
     int64_t rss_unattributed;    /* rss_last - rss_first - rss_attributed; 0 when these are unknown */
     uint64_t own_attributed;     /* sum of self: exact under threads */
     bool overlap; /* calls of different threads that changed RSS overlapped in time (see above) */

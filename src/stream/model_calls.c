@@ -8,6 +8,7 @@
 
 #define PENDING_FIRST 8   /* room at a thread's first call */
 #define PENDING_YOUNG 32  /* newest entries that are never put together */
+#define FOREIGN_NS 5000000u /* sys.getswitchinterval(): in less than this other threads did not run, mostly */
 
 /* Adds n to the list of p under its code. A list that is full drops it: then a
  * recursion through that function counts twice. */
@@ -25,28 +26,15 @@ static void nested_add(struct pending *p, const struct nested *n)
         p->nested[p->nested_count++] = *n;
 }
 
-/* Adds an older growth behind those that are there. */
-static void grower_append(struct pending *p, const struct grower *g)
-{
-    if (g->rss > 0 && p->grower_count < GROWERS_MAX)
-        p->grower[p->grower_count++] = *g;
-}
-
 /* Puts b, the younger, into a. */
 static void pending_join(struct pending *a, const struct pending *b)
 {
-    struct pending older = *a;
-
-    a->grower_count = 0;
-    for (unsigned i = 0; i < b->grower_count; i++)
-        grower_append(a, &b->grower[i]);
-    for (unsigned i = 0; i < older.grower_count; i++)
-        grower_append(a, &older.grower[i]);
     a->end = b->end;
     a->has_rss = b->has_rss;
     a->weight_log2 = a->weight_log2 > b->weight_log2 ? a->weight_log2 : b->weight_log2;
     a->rss_end = b->rss_end;
     a->rss = add_sat(a->rss, b->rss);
+    a->taken = add_sat(a->taken, b->taken);
     a->own = addu_sat(a->own, b->own);
     a->ns = addu_sat(a->ns, b->ns);
     a->depth = a->depth < b->depth ? a->depth : b->depth;
@@ -86,22 +74,31 @@ static int pending_push(struct thread_slot *t, const struct pending *p)
     return 0;
 }
 
-/* Takes the calls that call made off the stack; their sums in *ret. */
+/* Takes the calls that call made off the stack; their sums in *ret, with the last one's
+ * start, end and figures at its return. One that was drawn from several stands for
+ * these in a caller that was not. */
 static void pending_claim(struct thread_slot *t, const struct pending *call, struct pending *ret)
 {
     memset(ret, 0, sizeof(*ret));
     while (t->pending_count) {
         const struct pending *top = &t->pending[t->pending_count - 1];
+        unsigned w = top->weight_log2 > call->weight_log2 ? top->weight_log2 - call->weight_log2 : 0;
 
         if (top->depth <= call->depth || top->end < call->since)
             return;
-        ret->rss = add_sat(ret->rss, top->rss);
-        ret->own = addu_sat(ret->own, top->own);
-        ret->ns = addu_sat(ret->ns, top->ns);
+        if (!ret->end) {
+            ret->start = top->start;
+            ret->end = top->end;
+            ret->has_rss = top->has_rss;
+            ret->rss_end = top->rss_end;
+            ret->weight_log2 = top->weight_log2;
+        }
+        ret->rss = add_sat(ret->rss, weigh(top->rss, w));
+        ret->taken = add_sat(ret->taken, top->taken);
+        ret->own = addu_sat(ret->own, weighu(top->own, w));
+        ret->ns = addu_sat(ret->ns, weighu(top->ns, w));
         for (unsigned i = 0; i < top->nested_count; i++)
             nested_add(ret, &top->nested[i]);
-        for (unsigned i = 0; i < top->grower_count; i++)
-            grower_append(ret, &top->grower[i]);
         t->pending_count--;
     }
 }
@@ -117,6 +114,7 @@ static void call_measure(const struct model *m, const struct mp_record *r, const
     ret->rss_end = (int64_t)r->rss_pages * (int64_t)m->page_size;
     if (ret->has_rss)
         ret->rss = (int64_t)r->rss_delta_pages * (int64_t)m->page_size;
+    ret->rss_start = ret->rss_end - ret->rss;
     if (r->flags & MP_REC_HAS_OWN)
         ret->own = r->own_pages * m->page_size;
 }
@@ -142,64 +140,82 @@ static void call_nest(struct model_code *c, struct pending *call, const struct p
     }
 }
 
-/* What a call released is first taken off what its callees took in this very call,
- * the last taken first: a temporary of theirs, a result that was dropped, or the
- * locals of a callee, which the interpreter frees only after the callee's return
- * was seen. Returns what is left: memory that was there before. */
-static int64_t call_release(struct model *m, struct pending *callees, int64_t released)
+/* Whether figures of other threads may be in those of this one. */
+static bool threaded(const struct model *m)
 {
-    unsigned kept = 0;
-
-    for (unsigned i = 0; i < callees->grower_count; i++) {
-        struct grower g = callees->grower[i];
-        int64_t take = g.rss < released ? g.rss : released;
-
-        m->codes[g.code]->pub.rss_self = sub_sat(m->codes[g.code]->pub.rss_self, weigh(take, g.weight_log2));
-        released -= take;
-        g.rss -= take;
-        if (g.rss)
-            callees->grower[kept++] = g;
-    }
-    callees->grower_count = (uint16_t)kept;
-    return released;
+    return HASH_COUNT(m->threads) > 1;
 }
 
-/* The call's own part of the change: to its function's SELF, and to what its
- * callers may release. A thread that took no page fault grew nothing: growth
- * that was seen meanwhile is another thread's, and stays unattributed here. */
-static void call_self(struct model *m, struct model_code *c, const struct mp_record *r, struct pending *call,
-                      struct pending *callees)
+/* When the call that is still running, and made the topmost call of the stack, began, at
+ * the earliest: after the last one that is less deep than that. */
+static uint64_t caller_since(const struct thread_slot *t)
 {
-    int64_t self = sub_sat(call->rss, callees->rss);
-    struct grower own = {c->id, call->weight_log2, self};
+    unsigned depth = t->pending[t->pending_count - 1].depth;
 
-    if (self < 0)
-        self = -call_release(m, callees, self == INT64_MIN ? INT64_MAX : -self);
-    else if ((r->flags & MP_REC_HAS_OWN) && call->own <= callees->own)
-        self = own.rss = 0;
-    c->rss_self = add_sat(c->rss_self, weigh(self, call->weight_log2));
-    grower_append(call, &own);
-    for (unsigned i = 0; i < callees->grower_count; i++)
-        grower_append(call, &callees->grower[i]);
+    for (unsigned i = t->pending_count - 1; i-- > 0;)
+        if (t->pending[i].depth < depth)
+            return t->pending[i].end;
+    return 0;
 }
 
-/* Outermost calls have no traced caller that could be seen to release: what went
- * between the last one's return and this one's entry was released by whoever
- * called both, like the last one's locals. Only where one thread is traced: other
- * threads' releases would hide what this one keeps. */
-static void call_release_between(struct model *m, struct thread_slot *t, const struct mp_record *r,
-                                 const struct pending *call)
+/* What went between the return of the call before, of the same caller, and this one's
+ * entry: that caller released it, or the interpreter did, which frees a call's locals
+ * only after its return was seen. */
+static void release_before(struct model *m, struct thread_slot *t, const struct pending *call)
 {
     struct pending *last = t->pending_count ? &t->pending[t->pending_count - 1] : NULL;
-    unsigned outermost = m->has_root ? 0 : 1;
-    int64_t drop;
+    struct release r;
 
-    if (!last || HASH_COUNT(m->threads) > 1 || r->depth != outermost || last->depth != outermost ||
-        last->weight_log2 || call->weight_log2 || !last->has_rss || !(r->flags & MP_REC_HAS_RSS) || last->end > call->start)
+    if (!last || last->depth != call->depth || last->end > call->start || last->weight_log2 || call->weight_log2 ||
+        !last->has_rss || !call->has_rss || last->rss_end <= call->rss_start)
         return;
-    drop = last->rss_end - ((int64_t)r->rss_pages - r->rss_delta_pages) * (int64_t)m->page_size;
-    if (drop > 0)
-        call_release(m, last, drop);
+    r = (struct release){.size = last->rss_end - call->rss_start,
+                         .since = caller_since(t),
+                         .last = last->since,
+                         .wide = !threaded(m) || call->start - last->end < FOREIGN_NS};
+    last->taken = add_sat(last->taken, release_match(m, t, &r));
+}
+
+/* The same after the last of the call's own callees. */
+static void release_last(struct model *m, struct thread_slot *t, const struct pending *call, struct pending *callees)
+{
+    struct release r;
+
+    if (!callees->end || !callees->has_rss || !call->has_rss || callees->rss_end <= call->rss_end ||
+        callees->weight_log2 != call->weight_log2)
+        return;
+    r = (struct release){.size = callees->rss_end - call->rss_end,
+                         .since = call->since,
+                         .last = callees->start,
+                         .wide = !threaded(m) || call->end - callees->end < FOREIGN_NS};
+    callees->taken = add_sat(callees->taken, release_match(m, t, &r));
+}
+
+/* The call's own part of the change: to its function's SELF, and to what may be
+ * released. A thread that took no page fault grew nothing: such growth is another
+ * thread's, and left to it. What went while the call took long without its callees may
+ * be either's: model_settle decides. */
+static void call_self(struct model *m, struct thread_slot *t, struct code_slot *c, const struct mp_record *r,
+                      const struct pending *call, const struct pending *callees)
+{
+    int64_t self = add_sat(sub_sat(call->rss, callees->rss), callees->taken);
+    uint64_t ns = subu_sat(call->ns, callees->ns);
+
+    if (self < 0 && call->weight_log2) { /* between callees that were drawn nothing was compared */
+        struct release all = {.size = self == INT64_MIN ? INT64_MAX : -self,
+                              .since = call->since, .last = call->since, .wide = true};
+
+        self = add_sat(self, release_match(m, t, &all));
+    }
+    if (self < 0 && threaded(m) && ns > FOREIGN_NS) {
+        c->rss_doubtful = sub_sat(c->rss_doubtful, weigh(self, call->weight_log2));
+        self = 0;
+    }
+    if (self > 0 && (r->flags & MP_REC_HAS_OWN) && call->own <= callees->own)
+        self = 0;
+    self_add(c, weigh(self, call->weight_log2));
+    if (self > 0)
+        release_growth(t, &(struct growth){call->end, self, c->pub.id, call->weight_log2});
 }
 
 static void call_count(struct model_code *c, const struct mp_record *r, const struct pending *call,
@@ -252,8 +268,9 @@ int model_call(struct model *m, struct thread_slot *t, struct code_slot *c, cons
     call_measure(m, r, &callees, &call);
     call_nest(&c->pub, &call, &callees);
     call_count(&c->pub, r, &call, &callees);
-    call_release_between(m, t, r, &call);
-    call_self(m, &c->pub, r, &call, &callees);
+    release_before(m, t, &call);
+    release_last(m, t, &call, &callees);
+    call_self(m, t, c, r, &call, &callees);
     call_overlap(m, t->pub.id, &call);
     return pending_push(t, &call);
 }

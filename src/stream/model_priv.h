@@ -10,7 +10,7 @@
 #define uthash_nonfatal_oom(elt) (oom = true)
 #include <uthash.h>
 
-#define GROWERS_MAX 16 /* growths remembered in one unclaimed call, for what releases them */
+#define GROWTHS_MAX 64 /* growths of a thread remembered, for what releases them */
 #define NESTED_MAX 4 /* functions told apart in one unclaimed call, for recursion */
 
 /* Inclusive figures of the topmost calls of one function within a call. */
@@ -20,11 +20,13 @@ struct nested {
     uint64_t own, ns;
 };
 
-/* A function's own growth within a call: what a caller may release again. */
-struct grower {
+/* What a function's own part of one call took, less what was seen to be released of
+ * it since. */
+struct growth {
+    uint64_t time; /* of the call's return */
+    int64_t rss;   /* bytes, above 0 */
     uint32_t code;
     uint8_t weight_log2;
-    int64_t rss; /* bytes, above 0 */
 };
 
 /* A finished call that no caller has claimed; [0] of nested is itself. Two put
@@ -33,13 +35,13 @@ struct pending {
     uint64_t start, end;
     uint64_t since; /* its entry, at the latest: start less what its duration leaves out */
     int64_t rss;
+    int64_t taken; /* released in its caller right after it, and taken off growths */
     uint64_t own, ns;
-    uint16_t depth, nested_count, grower_count;
+    uint16_t depth, nested_count;
     struct nested nested[NESTED_MAX];
     bool has_rss;
     uint8_t weight_log2; /* of its record; of two put together the greater */
-    int64_t rss_end; /* with has_rss: bytes, of the process, at its return */
-    struct grower grower[GROWERS_MAX]; /* newest first; the oldest make room */
+    int64_t rss_start, rss_end; /* with has_rss: bytes, of the process, at its entry, at its return */
 };
 
 /* The line that runs now at one depth of one thread. */
@@ -56,6 +58,8 @@ struct thread_slot {
     char *name;              /* owned; NULL when not announced */
     struct pending *pending; /* a stack, newest last; grows to MODEL_PENDING_MAX */
     unsigned pending_count, pending_room;
+    struct growth growth[GROWTHS_MAX]; /* by time, newest last */
+    unsigned growth_count;
     struct line_level *levels; /* MP_DEPTH_MAX + 1 of them; NULL before the first line record */
     uint64_t own_count;        /* bytes seen through line records, and at returns */
     uint64_t own_carry;        /* of own_count: will be in the next line record again */
@@ -63,7 +67,10 @@ struct thread_slot {
 };
 
 struct code_slot {
-    struct model_code pub;
+    struct model_code pub;   /* its rss_self is less by what model_settle took */
+    int64_t rss_self;        /* without that */
+    int64_t rss_doubtful;    /* bytes that went while it waited or worked long, by whichever thread */
+    int64_t rss_matched;     /* bytes of its growth that were seen to be released; never decreases */
     char *strings[3]; /* name, file, module; owned */
 };
 
@@ -140,6 +147,28 @@ static inline uint64_t weighu(uint64_t v, unsigned n)
 {
     return v > UINT64_MAX >> n ? UINT64_MAX : v << n;
 }
+
+static inline void self_add(struct code_slot *c, int64_t bytes)
+{
+    c->rss_self = add_sat(c->rss_self, bytes);
+    c->pub.rss_self = add_sat(c->pub.rss_self, bytes);
+}
+
+/* model_release.c: a release of `size` bytes in a call, in the time between two of its
+ * callees or after the last. */
+struct release {
+    int64_t size;   /* bytes, above 0 */
+    uint64_t since; /* when that call began, or earlier; older growths are not its callees' */
+    uint64_t last;  /* when its callee that returned last began */
+    bool wide;      /* growths of other callees than that one count as well */
+};
+/* Takes the release off the growths of t that fit it best. Returns how much of it. */
+int64_t release_match(struct model *m, struct thread_slot *t, const struct release *r);
+/* Remembers a growth, the newest. */
+void release_growth(struct thread_slot *t, const struct growth *g);
+/* Sets every function's rss_self from what is known by now (see model.h): a cache that
+ * readers bring up to date, which is no change of the model to them. */
+void model_settle(const struct model *m);
 
 /* Adds a finished call to its function's totals. 0 or -ENOMEM. */
 int model_call(struct model *m, struct thread_slot *t, struct code_slot *c, const struct mp_record *r) MP_MUST_CHECK;

@@ -151,25 +151,104 @@ START_TEST(test_release)
 }
 END_TEST
 
-/* Between two outermost calls of the only thread: the locals of the first. Never
- * more than it took, and not with a second thread about. */
+/* What goes between two outermost calls was the first one's locals: not the leak's of
+ * the call before, and with a second thread about as without. */
 START_TEST(test_release_between)
+{
+    struct model *m;
+    struct gen g;
+    uint32_t rss = 1000;
+
+    gen_open(&g);
+    for (uint64_t i = 0; i < 3; i++) {
+        gen_call1(&g, gen_call(2, 1, 1, 1000 * i + 100, 10, 1280, 1280, rss + 1280)); /* freed after its return */
+        if (_i)
+            gen_call1(&g, gen_call(4, 2, 1, 1000 * i + 111, 1, 0, 0, rss));
+        gen_call1(&g, gen_call(3, 1, 1, 1000 * i + 120, 10, 25, 25, rss + 25));
+        rss += 25;
+    }
+    m = play(&g);
+    expect(m, 2, 3, 3840, 0, 3840, 3840);
+    expect(m, 3, 3, 75, 75, 75, 75);
+    model_free(m);
+}
+END_TEST
+
+/* The same within a caller: request() { handle(); leak(); }, a hundred times in work().
+ * request's own frame takes the result of make() with it, after its return. */
+START_TEST(test_release_callees)
+{
+    struct model_totals t;
+    struct model *m;
+    struct gen g;
+    uint32_t rss = 1000;
+
+    gen_open(&g);
+    for (uint64_t i = 0; i < 100; i++) {
+        uint64_t at = 1000 * i + 100;
+
+        gen_call1(&g, gen_call(5, 1, 3, at + 1, 5, 700, 700, rss + 700)); /* make: request holds it */
+        gen_call1(&g, gen_call(2, 1, 3, at + 10, 10, 1280, 1280, rss + 700 + 1280)); /* handle's locals go */
+        gen_call1(&g, gen_call(3, 1, 3, at + 30, 10, 25, 25, rss + 700 + 25));
+        gen_call1(&g, gen_call(1, 1, 2, at, 50, 725, 2005, rss + 725));
+        rss += 25;
+    }
+    gen_call1(&g, gen_call(4, 1, 1, 99, 200000, 2500, 200500, rss));
+    m = play(&g);
+    expect(m, 2, 100, 128000, 0, 128000, 128000);
+    expect(m, 5, 100, 70000, 0, 70000, 70000);
+    expect(m, 3, 100, 2500, 2500, 2500, 2500);
+    expect(m, 1, 100, 72500, 0, 200500, 0);
+    expect(m, 4, 1, 2500, 0, 200500, 0);
+    model_totals(m, &t);
+    ck_assert_int_eq(t.rss_unattributed, 0);
+    ck_assert_int_eq(t.rss_shared, 0);
+    model_free(m);
+}
+END_TEST
+
+/* A function that frees what another one keeps has a row of its own: nobody's growth
+ * is taken off for it, whatever its size. */
+START_TEST(test_release_own)
 {
     struct model *m;
     struct gen g;
 
     gen_open(&g);
-    gen_call1(&g, gen_call(3, 1, 2, 110, 10, 20, 20, 120));
-    gen_call1(&g, gen_call(2, 1, 1, 100, 50, 25, 25, 125));
-    gen_call1(&g, gen_call(4, 1, 1, 200, 50, 1, 1, 104)); /* entered at 103: 22 went */
-    gen_call1(&g, gen_call(4, 1, 1, 300, 50, 1, 1, 100)); /* entered at 99: 5 went, 1 was the last one's */
-    if (_i)
-        gen_call1(&g, gen_call(5, 2, 1, 400, 50, 1, 1, 101));
-    gen_call1(&g, gen_call(4, 1, 1, 500, 50, 1, 1, 50));
+    gen_call1(&g, gen_call(2, 1, 1, 100, 10, 300, 300, 1300));
+    gen_call1(&g, gen_call(3, 1, 2, 210, 10, 100, 100, 1100)); /* entered at 1000 */
+    gen_call1(&g, gen_call(1, 1, 1, 200, 50, -200, 100, 1100)); /* clears at its start, then calls */
     m = play(&g);
-    expect(m, 3, 1, 20, 3, 20, 20);
-    expect(m, 2, 1, 25, 0, 25, 5);
-    expect(m, 4, 3, 3, _i ? 2 : 1, 3, 3);
+    expect(m, 2, 1, 300, 300, 300, 300);
+    expect(m, 3, 1, 100, 100, 100, 100);
+    expect(m, 1, 1, -200, -300, 100, 0);
+    model_free(m);
+}
+END_TEST
+
+/* Two threads whose releases hide one another: what the functions have too much of is
+ * taken off those that were seen to release. One that waits is charged with another
+ * thread's release only if the process shrank for it. */
+START_TEST(test_release_threads)
+{
+    struct model_totals t;
+    struct model *m;
+    struct gen g;
+
+    gen_open(&g);
+    gen_call1(&g, gen_call(2, 1, 1, 100, 10, 500, 500, 1500)); /* its release is seen: entry of the next at 1000 */
+    gen_call1(&g, gen_call(3, 1, 1, 120, 10, 20, 20, 1020));
+    gen_call1(&g, gen_call(2, 1, 1, 140, 10, 500, 500, 1520)); /* hidden: thread 2 grew as much */
+    gen_call1(&g, gen_call(3, 1, 1, 160, 10, 20, 20, 1540));
+    gen_call1(&g, gen_call(4, 2, 1, 150, 5, 500, 500, 1540));
+    gen_call1(&g, gen_call(5, 2, 1, 200, 90000, -500, 0, 1040)); /* waits; thread 1 releases meanwhile */
+    m = play(&g);
+    model_totals(m, &t);
+    ck_assert_int_eq(t.rss_shared, PAGES(500 + 20 + 500 + 20 - 40));
+    ck_assert_int_eq(t.rss_unattributed, 0);
+    expect(m, 5, 1, -500, -500, 0, 0);
+    expect(m, 2, 2, 1000, 0, 1000, 1000);
+    expect(m, 3, 2, 40, 40, 40, 40);
     model_free(m);
 }
 END_TEST
@@ -246,8 +325,8 @@ START_TEST(test_many_callees)
 
     gen_open(&g);
     for (uint64_t i = 0; i < 5000; i++)
-        gen_call1(&g, gen_call(2, 1, 2, 1000 + i * 10, 5, 1, 2, 100));
-    gen_call1(&g, gen_call(1, 1, 1, 999, 60000, 5010, 10100, 100));
+        gen_call1(&g, gen_call(2, 1, 2, 1000 + i * 10, 5, 1, 2, 101 + (uint32_t)i));
+    gen_call1(&g, gen_call(1, 1, 1, 999, 60000, 5010, 10100, 5110));
     m = play(&g);
     expect(m, 2, 5000, 5000, 5000, 10000, 10000);
     expect(m, 1, 1, 5010, 10, 10100, 100);
@@ -593,6 +672,9 @@ int main(void)
     tcase_add_loop_test(tc, test_threads, 0, 2);
     tcase_add_test(tc, test_release);
     tcase_add_loop_test(tc, test_release_between, 0, 2);
+    tcase_add_test(tc, test_release_callees);
+    tcase_add_test(tc, test_release_own);
+    tcase_add_test(tc, test_release_threads);
     tcase_add_test(tc, test_foreign_growth);
     tcase_add_test(tc, test_overlap);
     tcase_add_test(tc, test_many_callees);
