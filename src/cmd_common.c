@@ -1,4 +1,5 @@
 /* What the subcommands share. */
+#include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,9 +7,27 @@
 #include "base/args.h"
 #include "cmd.h"
 #include "render/render.h"
+#include "target/proc.h"
 
-int cmd_fail(const struct talk *t, pid_t pid, const struct mp_failure *f)
+/* Whatever the failure was: of a process that has died nobody may read that nothing
+ * was changed in it. */
+static bool cmd_target_ended(pid_t pid, enum mp_err code)
 {
+    return pid > 0 && code != MP_E_USAGE && code != MP_E_ESRCH && proc_live_task(pid) == -ESRCH;
+}
+
+static const char *cmd_changes(const struct mp_failure *f)
+{
+    if (f->target_ended)
+        return "the process has ended meanwhile";
+    return f->changed_target ? "the target was changed: see above" : "nothing in the target was changed";
+}
+
+int cmd_fail(const struct talk *t, pid_t pid, const struct mp_failure *failure)
+{
+    struct mp_failure now = *failure, *f = &now;
+
+    f->target_ended |= cmd_target_ended(pid, f->code);
     if (t->json) {
         if (render_error_json(stderr, pid, f))
             return mp_err_exit_code(f->code); /* nobody listens on stderr: the code still says it */
@@ -18,8 +37,7 @@ int cmd_fail(const struct talk *t, pid_t pid, const struct mp_failure *f)
     if (f->hint[0])
         fprintf(stderr, "  hint: %s\n", f->hint);
     if (f->code != MP_E_USAGE)
-        fprintf(stderr, "  %s\n", f->changed_target ? "the target was changed: see above"
-                                                    : "nothing in the target was changed");
+        fprintf(stderr, "  %s\n", cmd_changes(f));
     return mp_err_exit_code(f->code);
 }
 

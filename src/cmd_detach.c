@@ -9,6 +9,7 @@
 
 #include "base/args.h"
 #include "base/clock.h"
+#include "cmd_lock.h"
 #include "cmd_residue.h"
 
 #define CLEAN_WAIT_MS 2000u
@@ -224,11 +225,14 @@ static int run(int argc, char **argv)
 {
     struct detach d;
     struct mp_failure f = {0};
-    int n = parse(&d, argc, argv);
+    int n = parse(&d, argc, argv), lock = -1;
 
     if (n)
         return n == 1 ? 0 : 2;
-    n = detach_do(&d, &f);
+    n = cmd_lock(&d.talk, d.pid, clock_mono_ns() + (d.wait_ns > d.timeout_ns ? d.wait_ns : d.timeout_ns), -1, &lock, &f);
+    if (!n)
+        n = detach_do(&d, &f);
+    cmd_unlock(&lock);
     inject_snapshot_free(d.before);
     if (n < 0)
         return cmd_fail(&d.talk, d.pid, &f);

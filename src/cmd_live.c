@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/output.h"
 #include "cmd_inject.h"
+#include "cmd_lock.h"
 #include "cmd_residue.h"
 #include "cmd_session.h"
 #include "render/render.h"
@@ -41,6 +42,7 @@ struct live {
     const char *reason;       /* why the session ends; NULL while it goes on */
     enum mp_err err;          /* what the reason means for the exit code; 0 none */
     int sig_fd;
+    int lock_fd;              /* held while we change the target: up to HOOKED, and while we leave */
     int signo;                /* the signal that ended us */
     uint64_t begin_ns, end_ns; /* CLOCK_MONOTONIC: hooked, and when to end */
     uint64_t calls;           /* call records shown */
@@ -135,6 +137,9 @@ static int live_existing(struct live *l, const struct mp_options *agent, struct 
         return n;
     if (!a.alive || a.control.state == MP_STATE_RESIDUE || a.control.state == MP_STATE_GONE)
         return residue_cure(&l->o->talk, l->o->pid, l->o->timeout_ns, f);
+    /* We have the lock, so nobody is injecting it: it is leaving, or its launcher gave up. */
+    if (a.control.state != MP_STATE_HOOKED)
+        return residue_detach(&l->o->talk, l->o->pid, &a, l->o->timeout_ns, f);
     if (!l->o->replace && !memcmp(&a.control.options, agent, sizeof(*agent))) {
         cmd_say(&l->o->talk, "process %d is already injected with these options (launcher %d); nothing to do",
                 (int)l->o->pid, a.control.launcher_pid);
@@ -312,7 +317,11 @@ static void live_verify(struct live *l, struct mp_failure *f)
     l->end.residue = l->s.have_bye ? l->s.bye.residue : 0;
     if (l->end.clean)
         return;
-    n = inject_wait_clean(l->o->pid, l->s.before, CLEAN_WAIT_MS, &l->diff, f);
+    n = session_wait_clean(&l->s, CLEAN_WAIT_MS, &l->diff, f);
+    if (n == SESSION_SUCCEEDED) { /* what the diff names is the next session's; ours is what BYE names */
+        l->diff.detail[0] = 0;
+        n = l->s.have_bye && !l->end.residue;
+    }
     l->end.clean = n == 1 || n == -MP_E_TARGET_EXITED;
     if (l->end.clean)
         l->end.residue = 0; /* what the agent had to leave has gone since */
@@ -427,10 +436,14 @@ static int live_stream(struct live *l, const struct mp_options *agent, struct mp
         live_output_failed(l, err);
     live_pump(l, l->end_ns, &later);
     l->out.end_ns = clock_mono_ns(); /* an output without room gets a grace from here on */
+    /* Who comes now waits until all is clean. Where another one is at work already (a
+     * detach from elsewhere), it is that one who waits for us: no reason to wait for it. */
+    l->lock_fd = cmd_lock_now(l->o->pid);
     session_detach(&l->s);
     if (!live_target_gone(l))
         live_pump(l, clock_mono_ns() + LEAVE_WAIT_NS, &later);
     live_verify(l, &later);
+    cmd_unlock(&l->lock_fd);
     live_fill_end(l);
     live_report(l);
     return 0;
@@ -448,11 +461,14 @@ static int live_run(struct live *l, struct mp_failure *f)
     if (!err)
         err = live_thread(l, &agent, f);
     if (!err)
+        err = cmd_lock(&l->o->talk, l->o->pid, deadline, l->sig_fd, &l->lock_fd, f);
+    if (!err)
         err = live_existing(l, &agent, f);
     if (!err)
         err = session_plan(&l->s, l->o->pid, l->o->talk.log, f);
     if (!err)
         err = session_open(&l->s, &agent, deadline, l->sig_fd, &l->o->talk, f);
+    cmd_unlock(&l->lock_fd);
     if (!err)
         err = live_stream(l, &agent, f);
     return err;
@@ -460,7 +476,7 @@ static int live_run(struct live *l, struct mp_failure *f)
 
 int inject_live(const struct inject_options *o)
 {
-    struct live l = {.o = o, .sig_fd = -1, .out = {.fd = -1}, .s = {.inj = {.fd = -1}}};
+    struct live l = {.o = o, .sig_fd = -1, .lock_fd = -1, .out = {.fd = -1}, .s = {.inj = {.fd = -1}}};
     struct mp_failure f = {0};
     int err = live_run(&l, &f), code = 0, werr;
 

@@ -15,6 +15,10 @@
 #define HELLO_WAIT_NS 5000000000ull
 #define LEAVE_WAIT_MS 1500u
 #define LOOK_MS 200
+#define END_WAIT_MS 500   /* for a process that closed its end to be seen as ended */
+#define CLEAN_STEP_MS 200u
+#define RIVAL_WAIT_NS 2000000000ull /* below MP_GO_WAIT_MS: our agent waits for GO meanwhile */
+#define RIVAL_STEP_MS 5
 
 struct fail_row {
     enum mp_fail agent;
@@ -185,9 +189,11 @@ int session_next(struct session *s, uint64_t deadline_ns, int wake_fd, int extra
 /* Why nothing came over the socket: the boot block or the process may say. */
 static int session_explain_silence(struct session *s, const char *what, struct mp_failure *f)
 {
+    struct pollfd end = {s->facts->pidfd, POLLIN, 0};
     struct mp_boot boot;
 
-    if (kill(s->pid, 0) && errno == ESRCH)
+    /* A process that dies closes its descriptors before it is seen as ended. */
+    if (poll(&end, 1, END_WAIT_MS) > 0 || !session_target_runs(s))
         return mp_fail(f, MP_E_TARGET_EXITED, 0, "process %d ended while being injected", (int)s->pid);
     if (!inject_read_boot(s->pid, s->inj.region_base, &boot) && boot.error) {
         boot.error_text[sizeof(boot.error_text) - 1] = 0;
@@ -195,6 +201,24 @@ static int session_explain_silence(struct session *s, const char *what, struct m
                        (int)s->pid, boot.error_text);
     }
     return mp_fail(f, MP_E_INJECT, 0, "the agent in process %d did not %s in time", (int)s->pid, what);
+}
+
+int session_wait_clean(struct session *s, unsigned timeout_ms, struct inject_diff *ret_diff, struct mp_failure *f)
+{
+    uint64_t end = clock_mono_ns() + timeout_ms * 1000000ull;
+    struct inject_agent other;
+
+    for (;;) {
+        int n = inject_wait_clean(s->pid, s->before, timeout_ms < CLEAN_STEP_MS ? timeout_ms : CLEAN_STEP_MS, ret_diff, f);
+
+        if (n != 0)
+            return n;
+        if (s->hello.tid && inject_session_gone(s->pid, s->inj.region_base, s->hello.tid) &&
+            inject_find_other(s->pid, s->hello.tid, &other))
+            return SESSION_SUCCEEDED;
+        if (clock_mono_ns() >= end)
+            return 0;
+    }
 }
 
 /* The agent was told to leave after a failure: has it? */
@@ -205,11 +229,33 @@ static void session_abandon(struct session *s, struct mp_failure *f)
 
     session_detach(s);
     session_hang_up(s);
-    if (inject_wait_clean(s->pid, s->before, LEAVE_WAIT_MS, &diff, &ignored) == 0)
+    if (session_wait_clean(s, LEAVE_WAIT_MS, &diff, &ignored) == 0)
         f->changed_target = true;
     if (f->changed_target)
         mp_fail_hint(f, "the agent leaves by itself as soon as it can; to check: mempulse detach -p %d --wait 60s",
                      (int)s->pid);
+}
+
+/* Two agents in one process would take each other's hooks for leftovers. The lock
+ * (target/lock.h) keeps launchers apart, but not across two mounts of proc. So each
+ * looks for the other between its agent's HELLO and its GO, when the agent is mapped and
+ * has touched nothing: of two, at least one sees the other. The one with the higher
+ * thread id gives way to any; the one with the lower waits until the other has, and
+ * gives way as well should that one have been past this point already. */
+static int session_yield(struct session *s, struct mp_failure *f)
+{
+    uint64_t end = clock_mono_ns() + RIVAL_WAIT_NS;
+    struct inject_agent other;
+
+    while (inject_find_other(s->pid, s->hello.tid, &other)) {
+        uint32_t state = other.control.state;
+
+        if (state == MP_STATE_HOOKING || state == MP_STATE_HOOKED ||
+            (state == MP_STATE_NEW && other.control.agent_tid < s->hello.tid) || clock_mono_ns() >= end)
+            return mp_fail(f, MP_E_BUSY_MEMPULSE, 0, "another mempulse has injected into process %d meanwhile", (int)s->pid);
+        poll(NULL, 0, RIVAL_STEP_MS); /* a bounded deadline loop: another process's memory gives no event */
+    }
+    return 0;
 }
 
 /* Sends the options; the socket is empty, so they fit. */
@@ -219,6 +265,9 @@ static int session_go(struct session *s, const struct mp_options *o, struct mp_f
 
     if (s->hello.abi != MP_ABI)
         return mp_fail(f, MP_E_ABI, 0, "the agent speaks protocol %u, this launcher %u", s->hello.abi, MP_ABI);
+    err = session_yield(s, f);
+    if (err)
+        return err;
     err = stream_send(s->inj.out, MP_MSG_GO, o, sizeof(*o));
     if (err)
         return mp_fail(f, MP_E_INJECT, -err, "the agent's channel took no options: %s", strerror(-err));

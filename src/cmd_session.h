@@ -52,6 +52,14 @@ int session_next(struct session *s, uint64_t deadline_ns, int wake_fd, int extra
  * exited is a zombie while its threads live on. */
 bool session_target_runs(const struct session *s);
 
+/* Waits until nothing of this session is left in the target, at most timeout_ms. 1;
+ * SESSION_SUCCEEDED when the session has gone and another one, of a mempulse that came
+ * after it, is there: what else of ours is found belongs to that; 0 something stays
+ * (*ret_diff says what); negative enum mp_err as inject_wait_clean. */
+#define SESSION_SUCCEEDED 2
+int session_wait_clean(struct session *s, unsigned timeout_ms, struct inject_diff *ret_diff, struct mp_failure *f)
+    MP_MUST_CHECK;
+
 /* Asks the agent to leave; harmless when it has gone. */
 void session_detach(struct session *s);
 

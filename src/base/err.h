@@ -38,6 +38,7 @@
     X(AUDIT_VETO, 5, "an audit hook of the target refused the hook") \
     X(BUSY_TRACED, 6, "end the other tracer first") \
     X(BUSY_SESSION, 6, "detach it first: mempulse detach -p PID, or use --replace") \
+    X(BUSY_MEMPULSE, 6, "wait until the other mempulse has finished, or end it, and try again") \
     X(BUSY_TRACE_SLOT, 6, "a debugger or coverage holds the trace function; run without --lines") \
     X(BUSY_TOOL_IDS, 6, "free a sys.monitoring tool id") \
     X(NOT_INJECTED, 7, "nothing to do") \
@@ -70,6 +71,7 @@ struct mp_failure {
     enum mp_err code;     /* 0: none yet */
     int sys_errno;        /* errno of the system call at its root, or 0 */
     bool changed_target;  /* false: nothing in the target was changed (or all was undone) */
+    bool target_ended;    /* it has died since: nothing is said of changes */
     char message[512];    /* the cause, in words, without a final stop */
     char hint[256];       /* the remedy */
 };

@@ -85,6 +85,36 @@ int inject_find_agent(pid_t pid, struct inject_agent *ret, struct mp_failure *f)
     return decide(&g.facts, DECIDE_ACCESS, f);
 }
 
+int inject_find_other(pid_t pid, int32_t agent_tid, struct inject_agent *ret)
+{
+    pid_t live = proc_live_task(pid);
+    struct maps maps;
+    raddr_t addr;
+    size_t at = 0;
+    int found = 0;
+    if (live < 0 || maps_read(&maps, live) < 0)
+        return 0;
+    while (!found && ours_next_control(live, &maps, &at, &addr)) {
+        struct inject_agent a = {.control_addr = addr};
+        if (ours_read_control(live, addr, &a.control) < 0 || a.control.agent_tid == agent_tid ||
+            a.control.state >= MP_STATE_GONE || !is_alive(pid, &a.control))
+            continue;
+        a.alive = true;
+        *ret = a;
+        found = 1;
+    }
+    maps_release(&maps);
+    return found;
+}
+
+bool inject_session_gone(pid_t pid, uint64_t region_base, int32_t agent_tid)
+{
+    struct mp_boot b;
+    /* The region goes last, after thread and agent; its place may be another's by now. */
+    return !has_thread(pid, agent_tid) &&
+           (inject_read_boot(pid, region_base, &b) < 0 || b.worker_tid != agent_tid);
+}
+
 int inject_request_detach(pid_t pid, const struct inject_agent *a, struct mp_failure *f)
 {
     const uint32_t now = 1;

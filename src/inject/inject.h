@@ -68,6 +68,15 @@ struct inject_agent {
  * (MP_E_ABI: one of another version; control holds what could be read). */
 int inject_find_agent(pid_t pid, struct inject_agent *ret, struct mp_failure *f) MP_MUST_CHECK;
 
+/* A living agent other than that of agent_tid (as the target numbers its threads) that
+ * has not left the interpreter yet: 1 and *ret filled, 0 when there is none or it can't
+ * be looked for. */
+int inject_find_other(pid_t pid, int32_t agent_tid, struct inject_agent *ret);
+
+/* Whether the session with this region and this agent's thread has gone from pid, agent,
+ * thread and region, whatever else of ours is there. */
+bool inject_session_gone(pid_t pid, uint64_t region_base, int32_t agent_tid);
+
 /* Asks the agent to leave through its control block. 0 or negative enum mp_err. */
 int inject_request_detach(pid_t pid, const struct inject_agent *a, struct mp_failure *f) MP_MUST_CHECK;
 

@@ -133,11 +133,11 @@ static bool scan_data(pid_t pid, const struct maps_entry *e, raddr_t *ret)
     return found;
 }
 
-int ours_find_control(pid_t pid, const struct maps *m, raddr_t *ret_addr)
+int ours_next_control(pid_t pid, const struct maps *m, size_t *at, raddr_t *ret_addr)
 {
-    size_t i;
     bool agent_before = false; /* .bss: an anonymous mapping right behind the agent's data */
-    for (i = 0; i < m->count; i++) {
+    while (*at < m->count) {
+        size_t i = (*at)++;
         const struct maps_entry *e = &m->entry[i];
         bool agent = has_prefix(e->name, "/memfd:" MP_AGENT_NAME);
         bool bss = agent_before && !e->inode && e->lo == m->entry[i - 1].hi;
@@ -146,4 +146,10 @@ int ours_find_control(pid_t pid, const struct maps *m, raddr_t *ret_addr)
         agent_before = agent;
     }
     return 0;
+}
+
+int ours_find_control(pid_t pid, const struct maps *m, raddr_t *ret_addr)
+{
+    size_t at = 0;
+    return ours_next_control(pid, m, &at, ret_addr);
 }

@@ -16,6 +16,9 @@ int render_error_json(FILE *out, pid_t pid, const struct mp_failure *f)
         jline_int(&j, "pid", pid);
     jline_foreign(&j, "message", f->message);
     jline_foreign(&j, "hint", f->hint);
-    jline_bool(&j, "changed_target", f->changed_target);
+    if (f->target_ended)
+        jline_bool(&j, "target_ended", true);
+    else
+        jline_bool(&j, "changed_target", f->changed_target);
     return jline_write(&j, &io);
 }

@@ -24,6 +24,7 @@ import cli
 import governor
 import harness
 import lines
+import rivals
 import scenarios
 import sessions
 
@@ -49,7 +50,7 @@ def collect(interpreters, options):
     """[[Test]]: a list for each interpreter, the longest first; and one for the command line."""
     groups = []
     for interpreter in interpreters:
-        cases = [case for part in (scenarios, sessions, lines, governor) for case in part.tests(options.short)]
+        cases = [case for part in (scenarios, sessions, rivals, lines, governor) for case in part.tests(options.short)]
         cases += channel.tests(options.short)
         if not options.short:
             cases += cli.tests(False, everywhere=interpreter is not interpreters[0])
