@@ -29,7 +29,7 @@
 #include "pysyms.h"
 
 /* Raised with every change of this header, wire.h or control.h. */
-#define MP_ABI 2u
+#define MP_ABI 3u
 
 /* Where the region is asked for: at this offset in 256 MiB. A launcher killed between
  * the kernel's mmap and its own next step leaves a region without a mark in it;
@@ -76,6 +76,30 @@ enum mp_channel {
  * While the launcher traces the raw thread it sees the call; when the launcher
  * has died it is an ordinary getpid. */
 #define MP_RENDEZVOUS_ARG 0x6d656d70756c7365ull
+
+/* The descriptors of ours, each with its identity as fstat(2) tells it: a forked
+ * child inherits them under the same numbers, and may have closed them and opened
+ * others there. Whoever opens one notes it, whoever closes it strikes it out. */
+enum mp_held_slot {
+    MP_HELD_LAUNCHER, /* launcher_fd */
+    MP_HELD_IN,       /* agent_fd */
+    MP_HELD_OUT,      /* agent_out */
+    MP_HELD_MEMFD,
+    MP_HELD_WAKE,     /* of the agent: the pipe by which hooks wake it */
+    MP_HELD_STATM,
+    MP_HELD_ROLLUP,
+    MP_HELD_COUNT
+};
+struct mp_held {
+    int32_t fd;
+    uint32_t reserved;
+    uint64_t dev;
+    volatile uint64_t ino; /* written last; 0: there is none */
+};
+
+#define MP_CALLBACKS 7u             /* the agent's, of sys.monitoring */
+#define MP_CALLBACK_LOST 1u         /* instead of an object: somebody else has it */
+#define MP_ARMED_MARK 0x6d656d70u   /* second word of the armed page, which a fork wipes */
 
 struct mp_boot {
     uint64_t magic; /* MP_BOOT_MAGIC */
@@ -125,6 +149,15 @@ struct mp_boot {
 
     int32_t launcher_pid; /* in the target's pid namespace, 0 when not visible there */
     uint32_t channel;     /* enum mp_channel, chosen by the launcher */
+
+    /* For whoever finds this block in a forked child, where no thread of ours is: what
+     * else it carries. Written by the payload. */
+    volatile int32_t owner_pid; /* the process whose threads loader and agent are, as it numbers itself */
+    uint32_t reserved;
+    volatile uint64_t agent_handle; /* from dlopen; 0 before, and from the moment dlclose begins */
+    volatile uint64_t armed;        /* the agent's armed page: one page, wiped by forks; 0 without */
+    volatile uint64_t callback[MP_CALLBACKS]; /* Python objects whose only owner the agent is; 0 without */
+    struct mp_held held[MP_HELD_COUNT];
 };
 
 #define MP_PYF_STATIC 1u /* libpython is part of the executable */

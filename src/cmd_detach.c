@@ -114,7 +114,7 @@ static int detach_retry(struct detach *d, struct mp_failure *f)
             return n;
         if (n > 0)
             continue;
-        if (!cured && inject_idle_thunks(d->pid) > 0) {
+        if (!cured && (inject_idle_thunks(d->pid) > 0 || inject_copies(d->pid) > 0)) {
             cured = true;
             n = residue_cure(&d->talk, d->pid, d->timeout_ns, f);
             if (n < 0)
@@ -162,10 +162,13 @@ static const char *slots_line(const struct detach *d)
                                                                                        : "changed since the injection";
 }
 
-/* Code alone, with no thread and no descriptor, is a thunk: two inert pages. */
+/* Each cause has a sentence of its own: thunks, two mappings each; what a fork brought. */
 static void print_residue(const struct detach *d)
 {
-    if (!d->diff.kind[INJECT_THREADS].ours && !d->diff.kind[INJECT_FDS].ours)
+    if (inject_copies(d->pid) > 0)
+        puts("what is left was copied from the process that this one was forked from, and is inert: its interpreter could\n"
+             "not be asked, or something in it may still reach the copy");
+    if (d->diff.thunks)
         puts("what is left is inert code: a call that went through it has not returned yet (it goes with the next\n"
              "detach, or injection and detach, after that; --wait 10s tries so long)");
     printf("detached from %d, but something stays (see above)\n", (int)d->pid);

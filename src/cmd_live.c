@@ -133,8 +133,10 @@ static int live_existing(struct live *l, const struct mp_options *agent, struct 
     struct inject_agent a;
     int n = inject_find_agent(l->o->pid, &a, f);
 
-    if (n <= 0)
+    if (n < 0)
         return n;
+    if (n == 0) /* a fork may have copied a region that had no agent yet, or no more */
+        return inject_copies(l->o->pid) > 0 ? residue_cure(&l->o->talk, l->o->pid, l->o->timeout_ns, f) : 0;
     if (!a.alive || a.control.state == MP_STATE_RESIDUE || a.control.state == MP_STATE_GONE)
         return residue_cure(&l->o->talk, l->o->pid, l->o->timeout_ns, f);
     /* We have the lock, so nobody is injecting it: it is leaving, or its launcher gave up. */

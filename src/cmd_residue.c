@@ -19,6 +19,7 @@ static const struct residue_row residue_rows[] = {
     {MP_RESIDUE_THUNK, "two thunk pages stay mapped, inert: a frame entered through them has not returned yet"},
     {MP_RESIDUE_CHAINED, "two thunk pages stay mapped, inert: another eval-frame user was installed above them"},
     {MP_RESIDUE_HELD, "the agent's library stays mapped, inert: somebody holds a reference to one of its callbacks"},
+    {MP_RESIDUE_COPY, "what a fork copied of an agent stays, inert: it may still be reached"},
     {MP_RESIDUE_TRACE, "the agent's library stays mapped, inert: a trace function could not be taken out of a thread"},
 };
 

@@ -248,7 +248,12 @@ void hook_inert(void); /* any thread, no GIL: hooks return at once from now on *
 void hook_slots(struct mp_slots *ret);
 uint64_t hook_inflight(void);
 uint64_t hook_quiet_count(void);
-void hook_cure(void); /* takes out what an earlier agent left */
+bool hook_cure(void); /* takes out what an earlier agent left; false: something may still call it */
+/* A hook found the armed word 0: the agent is leaving, or this is a forked child, whose
+ * armed page was wiped. There the hook, once, gives back what a child needs no more: the
+ * descriptors, and up to 3.11 the eval_frame slot. Not a vfork child, which has its
+ * parent's page. GIL. */
+void hook_disarmed(void);
 /* The governor's quiet: takes the hook out of the interpreter and puts it back. Calls
  * that run meanwhile are given up. Need the GIL. */
 void hook_pause(void);
@@ -263,7 +268,11 @@ int thunk_install(void);
 void thunk_uninstall(void);
 void thunk_inert(void);
 uint64_t thunk_get_slot(void);
-void thunk_cure(void);
+bool thunk_cure(void); /* true: no thunk leads to an agent any more */
+void thunk_leave_child(void);
+/* inflight.c: in a forked child, how many of a thunk's calls were made by the thread that
+ * it has of its parent's and have not returned; -1: can't be told. GIL. */
+int thunk_calls_here(const struct thunk *t);
 void thunk_pause(bool on);
 void thunk_wake(void);
 void thunk_round(uint64_t now); /* takes the GIL by itself */
@@ -286,6 +295,7 @@ void lines_uninstall(void); /* GIL */
 void lines_enter(struct thread *th, struct call *c, char *tstate); /* up to 3.11 */
 void lines_exit(struct thread *th, const struct call *c);
 void lines_pause(void); /* up to 3.11; GIL */
+void lines_cure(uint64_t entry); /* up to 3.11; GIL: takes `entry` out of all threads */
 void lines_code(const void *pycode); /* 3.12+: arms the code's LINE events */
 void line_record(struct thread *th, struct code *code, uint32_t line, unsigned depth);
 bool lines_busy_news(void); /* since the last time: a thread was skipped for another tool's trace function */
@@ -297,11 +307,25 @@ bool wire_closed(void); /* the launcher's end is gone */
 int wire_frame(unsigned type, unsigned count, const void *a, size_t alen, const void *b, size_t blen);
 int wire_flush(unsigned wait_ms); /* 1: all sent; 0: some remain; negative: the other end is gone */
 bool wire_room(size_t len);
-int wire_wait(unsigned timeout_ms); /* polls the socket and the wake eventfd */
+int wire_wait(unsigned timeout_ms); /* polls the socket and the wake pipe */
 int wire_receive(unsigned *ret_type, const void **ret_payload, size_t *ret_len); /* 1 a frame, 0 none yet, negative gone */
 void wire_note(unsigned code, const char *text);
 void drain_give_up(void); /* after the unhook: what rings still hold becomes lost */
 bool drain(void); /* sends what rings hold; false when the socket is full */
+
+/* ---- held.c ------------------------------------------------------------------ */
+
+/* Moves a descriptor up and notes it in the boot block; returns it, or fd if negative. */
+int held_take(enum mp_held_slot slot, int fd);
+int held_drop(enum mp_held_slot slot, int fd); /* closes it and strikes it out; -1 */
+void held_close_copies(struct mp_boot *b); /* in a forked child: those that are still the parent's */
+
+/* ---- copies.c: what a fork copied of agents elsewhere ---------------------------- */
+
+void copies_find(void);
+void copies_close(void); /* their descriptors */
+void copies_forget(bool hooks_gone); /* GIL, after hook_cure: their Python objects */
+void copies_release(void); /* without the GIL: their libraries and regions; fills residue */
 
 /* ---- memory.c ---------------------------------------------------------------- */
 

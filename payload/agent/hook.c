@@ -183,6 +183,15 @@ void hook_inert(void)
     thunk_inert();
 }
 
+void hook_disarmed(void)
+{
+    if (g.armed[1])
+        return;
+    g.armed[1] = 1;
+    thunk_leave_child();
+    held_close_copies(g.boot);
+}
+
 void hook_uninstall(void)
 {
     hook_inert();
@@ -284,13 +293,16 @@ uint64_t hook_quiet_count(void)
     return t ? t->quiet_count : 0;
 }
 
-void hook_cure(void)
+bool hook_cure(void)
 {
+    bool gone;
+
     if (prepare())
-        return;
+        return false;
     hook_slots(&g.slots_before);
-    thunk_cure();
+    gone = thunk_cure();
     if (g.minor >= 12)
         monitor_cure();
     hook_slots(&g.slots_after);
+    return gone;
 }

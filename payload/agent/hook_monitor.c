@@ -292,8 +292,10 @@ static inline PyObj *enter(const void *pycode, unsigned flags)
     struct thread *th;
     const void *frame;
 
-    if (unlikely(!*g.armed))
+    if (unlikely(!*g.armed)) {
+        hook_disarmed();
         return monitor_disable;
+    }
     if (!(th = thread_event()))
         return monitor_none;
     if (th->quiet && likely(!g.greenlets))
@@ -323,8 +325,10 @@ static inline PyObj *leave(const void *pycode, unsigned flags)
     struct thread *th;
     const void *frame;
 
-    if (unlikely(!*g.armed))
+    if (unlikely(!*g.armed)) {
+        hook_disarmed();
         return monitor_disable;
+    }
     if (!(th = thread_event()))
         return monitor_none;
     frame = frame_current(py_tstate());
@@ -384,8 +388,10 @@ static PyObj *on_line(PyObj *self, PyObj *const *args, int64_t n)
     struct thread *th;
 
     (void)self, (void)n;
-    if (unlikely(!*g.armed))
+    if (unlikely(!*g.armed)) {
+        hook_disarmed();
         return monitor_disable;
+    }
     th = thread_current();
     if (!th || th->skip)
         return monitor_none;

@@ -22,6 +22,7 @@
  * A thread's top is copied into struct thread, and what it was before into the
  * struct call on the C stack, which greenlets may copy away and back.
  * Frames are never touched in exit: 3.11 has popped them. */
+#include "agent/maps.h"
 #include "agent/python.h"
 
 #define WALK_MAX (1 << 17)     /* frames walked at a thread's first call */
@@ -38,7 +39,6 @@ static struct thunk *page;
 static bool alone;      /* 3.11: there has been one Python thread only */
 static uint64_t rest_start, rest_length = REST_NS_MIN; /* clock */
 static bool in_slot; /* the eval_frame slot, or a chain that starts there, leads to the page */
-static char maps_buf[4096];
 
 struct thunk *thunk_page(void)
 {
@@ -89,48 +89,6 @@ static int find_slot(void)
 
 /* ---- the page ------------------------------------------------------------------ */
 
-struct maps_line {
-    uint64_t lo, hi;
-    bool exec, anon;
-};
-
-static uint64_t parse_hex(const char **p, const char *end)
-{
-    uint64_t v = 0;
-
-    for (; *p < end; ++*p) {
-        char c = **p;
-
-        if (c >= '0' && c <= '9')
-            v = v * 16 + (uint64_t)(c - '0');
-        else if (c >= 'a' && c <= 'f')
-            v = v * 16 + (uint64_t)(c - 'a' + 10);
-        else
-            break;
-    }
-    return v;
-}
-
-/* "lo-hi rwxp off dev inode   name": anonymous ones have inode 0. */
-static bool parse_line(const char *p, const char *end, struct maps_line *ret)
-{
-    ret->lo = parse_hex(&p, end);
-    if (p >= end || *p++ != '-')
-        return false;
-    ret->hi = parse_hex(&p, end);
-    if (end - p < 6)
-        return false;
-    ret->exec = p[3] == 'x';
-    p += 6;
-    parse_hex(&p, end);
-    p++;
-    while (p < end && *p != ' ')
-        p++;
-    p++;
-    ret->anon = p < end && *p == '0';
-    return true;
-}
-
 /* A thunk page starts where an anonymous executable mapping ends. */
 static struct thunk *line_thunk(const struct maps_line *l)
 {
@@ -142,33 +100,17 @@ static struct thunk *line_thunk(const struct maps_line *l)
     return (struct thunk *)(uintptr_t)at;
 }
 
+static bool take_thunk(const struct maps_line *l, void *arg)
+{
+    return (*(struct thunk **)arg = line_thunk(l)) != NULL;
+}
+
 /* The first thunk of an earlier agent in this process, or NULL. */
 static struct thunk *find_orphan(void)
 {
-    int fd = sys_open_read("/proc/self/maps");
-    size_t have = 0;
     struct thunk *t = NULL;
-    long n;
 
-    while (fd >= 0 && !t && (n = sys_read(fd, maps_buf + have, sizeof(maps_buf) - have)) > 0) {
-        const char *p = maps_buf, *end = maps_buf + have + n, *nl;
-
-        for (;; p = nl + 1) {
-            struct maps_line l;
-
-            for (nl = p; nl < end && *nl != '\n'; nl++)
-                ;
-            if (nl == end || t)
-                break;
-            if (parse_line(p, nl, &l))
-                t = line_thunk(&l);
-        }
-        have = (size_t)(end - p);
-        if (have == sizeof(maps_buf)) /* a line longer than the buffer names a file: not ours */
-            have = 0;
-        memmove(maps_buf, p, have);
-    }
-    sys_close(fd);
+    maps_each(take_thunk, &t);
     return t;
 }
 
@@ -183,6 +125,7 @@ static struct thunk *page_new(void)
     t = (struct thunk *)(p + THUNK_PAGE);
     memcpy((void *)p, mp_thunk_text, (size_t)(mp_thunk_end - mp_thunk_text));
     memcpy(t->magic, THUNK_MAGIC, 8);
+    t->owner_pid = g.pid;
     t->entry = (uint64_t)p + (uint64_t)(eval - mp_thunk_text);
     t->trace_entry = (uint64_t)p + (uint64_t)(mp_thunk_trace - mp_thunk_text);
     mem_name((void *)p, THUNK_LEN, MP_THUNK_NAME);
@@ -469,8 +412,10 @@ static int thunk_enter(const char *frame, struct call *c, char *tstate)
 {
     struct thread *th;
 
-    if (unlikely(!*g.armed))
+    if (unlikely(!*g.armed)) {
+        hook_disarmed();
         return 0;
+    }
     th = thread_current();
     if (unlikely(!th))
         return 0;
@@ -507,8 +452,10 @@ static void thunk_exit(struct call *c, void *result)
 {
     struct thread *th = c->thread;
 
-    if (unlikely(!*g.armed))
+    if (unlikely(!*g.armed)) {
+        hook_disarmed();
         return;
+    }
     if (c->kind == CALL_RECORD)
         call_end(c, result ? 0 : MP_REC_RAISED);
     if (g.lines)
@@ -599,6 +546,7 @@ static int attach_page(void)
         return fail_set(MP_FAIL_MEMORY, 0, "no memory for the thunk", NULL);
     thunk_inert();
     page->tid_offset = g.tid_offset;
+    page->owner_pid = g.pid;
     page->enter = (uint64_t)(uintptr_t)verify_enter;
     in_slot = true;
     if (in_place)
@@ -681,15 +629,40 @@ void thunk_uninstall(void)
     control_thunk();
 }
 
-void thunk_cure(void)
+/* In a forked child: nobody will come to take the hook out. Under the GIL, in a hook. */
+void thunk_leave_child(void)
 {
-    if (find_slot() || !(page = find_orphan()))
+    if (!page)
         return;
     thunk_inert();
-    for (void *ts = PY(PyInterpreterState_ThreadHead, void *(*)(void *))(g.interp); ts;
-         ts = PY(PyThreadState_Next, void *(*)(void *))(ts))
-        if (FIELD(uint64_t, ts, g.layout.ts_tracefunc) == page->trace_entry)
-            FIELD(uint64_t, ts, g.layout.ts_tracefunc) = 0;
-    in_slot = page->flags & THUNK_CHAINED;
-    thunk_uninstall();
+    if (thunk_get_slot() == page->entry)
+        set_slot(page->orig);
+    in_slot = false;
+    if (g.lines)
+        lines_cure(page->trace_entry);
+}
+
+static bool is_hooked(const struct maps_line *l, void *arg)
+{
+    const struct thunk *t = line_thunk(l);
+
+    (void)arg;
+    return t && (t->enter || t->exit || t->trace);
+}
+
+bool thunk_cure(void)
+{
+    int calls;
+
+    if (find_slot())
+        return false;
+    if ((page = find_orphan())) {
+        thunk_inert();
+        lines_cure(page->trace_entry);
+        if (page->owner_pid != g.pid && page->inflight && (calls = thunk_calls_here(page)) >= 0)
+            page->inflight = (uint64_t)calls;
+        in_slot = page->flags & THUNK_CHAINED;
+        thunk_uninstall();
+    }
+    return !maps_each(is_hooked, NULL);
 }

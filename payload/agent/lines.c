@@ -281,8 +281,10 @@ static int on_trace(PyObj *self, void *frame, int what, PyObj *arg)
     struct thread *th;
 
     (void)self, (void)arg;
-    if (unlikely(!*g.armed))
+    if (unlikely(!*g.armed)) {
+        hook_disarmed();
         return 0;
+    }
     g.line_events++;
     th = thread_current();
     if (what != TRACE_LINE || !th || !th->armed || !own_frame(th, frame))
@@ -329,6 +331,13 @@ static void disarm_all(void)
     for (; ts; ts = PY(PyThreadState_Next, void *(*)(void *))(ts))
         if (FIELD(uint64_t, ts, g.layout.ts_tracefunc) == trace_entry)
             set_tracefunc(ts, 0);
+}
+
+void lines_cure(uint64_t entry)
+{
+    trace_entry = entry;
+    disarm_all();
+    trace_entry = 0;
 }
 
 /* The hook pauses or is back: no thread is inside a traced call. */

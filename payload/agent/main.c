@@ -9,7 +9,6 @@
 #include "agent/governor.h"
 #include "agent/python.h"
 
-#define FD_FLOOR 512
 #define ROUND_MS 20       /* poll timeout while records flow */
 #define IDLE_MS 80        /* and while none do */
 #define IDLE_AFTER 25     /* empty rounds until then */
@@ -46,20 +45,30 @@ static int armed_init(void)
 
     if (p < 0 && p > -4096)
         return (int)p;
-    sys_madvise((void *)p, MP_PAGE, MADV_WIPEONFORK);
+    if (sys_madvise((void *)p, MP_PAGE, MADV_WIPEONFORK) == 0) /* 4.14 */
+        g.boot->armed = (uint64_t)p;
     mem_name((void *)p, MP_PAGE, MP_ANON_NAME);
     g.armed = (volatile uint32_t *)p;
+    g.armed[1] = MP_ARMED_MARK;
     return 0;
 }
 
-static int move_fd_high(int fd)
+/* One pipe under one number, open both ways. Not an eventfd, which has no identity
+ * (held.c): all of them share one inode. */
+static int wake_open(void)
 {
-    long high = sys3(__NR_fcntl, fd, F_DUPFD_CLOEXEC, FD_FLOOR);
+    char path[40];
+    struct text t = text_on(path, sizeof(path));
+    int ends[2], fd;
 
-    if (high < 0)
-        return fd;
-    sys_close(fd);
-    return (int)high;
+    if (sys3(__NR_pipe2, (long)ends, O_CLOEXEC | O_NONBLOCK, 0) < 0)
+        return -1;
+    text_str(&t, "/proc/self/fd/");
+    text_num(&t, ends[0]);
+    fd = (int)sys4(__NR_openat, AT_FDCWD, (long)path, O_RDWR | O_CLOEXEC | O_NONBLOCK, 0);
+    sys_close(ends[0]);
+    sys_close(ends[1]);
+    return fd;
 }
 
 static int init(struct mp_boot *b)
@@ -77,9 +86,9 @@ static int init(struct mp_boot *b)
     control_init(b);
     if (armed_init() < 0)
         return fail_set(MP_FAIL_MEMORY, SYS_ENOMEM, "no memory", NULL);
-    b->agent_fd = move_fd_high(b->agent_fd);
+    b->agent_fd = held_take(MP_HELD_IN, b->agent_fd);
     if (b->channel == MP_CHANNEL_PIPES)
-        b->agent_out = move_fd_high(b->agent_out);
+        b->agent_out = held_take(MP_HELD_OUT, b->agent_out);
     wire_init(b->agent_fd, b->channel == MP_CHANNEL_PIPES ? b->agent_out : b->agent_fd);
     l = layout_find(g.minor);
     if (!l || b->py_version >> 24 != 3)
@@ -88,9 +97,7 @@ static int init(struct mp_boot *b)
     g.hook = g.minor >= 12 ? MP_HOOK_MONITORING : MP_HOOK_THUNK;
     if (tid_now() != g.agent_tid)
         return fail_set(MP_FAIL_LAYOUT, 0, "struct pthread's tid is not where it should be", NULL);
-    g.wake_fd = sys_eventfd();
-    if (g.wake_fd >= 0)
-        g.wake_fd = move_fd_high(g.wake_fd);
+    g.wake_fd = held_take(MP_HELD_WAKE, wake_open());
     return 0;
 }
 
@@ -398,7 +405,8 @@ static void wait_ack(void)
 
 static int leave(bool python_done)
 {
-    int stays = !python_done || mp_control_block.residue & MP_RESIDUE_HELD;
+    /* A cure has no object of its own: what is held is another agent's. */
+    int stays = !python_done || (mp_control_block.residue & MP_RESIDUE_HELD && !(g.opt.flags & MP_OPT_CURE));
 
     mp_control_block.slots_after = g.slots_after;
     if (!mp_control_block.residue && python_done)
@@ -407,16 +415,16 @@ static int leave(bool python_done)
         mp_control_block.state = MP_STATE_RESIDUE;
     send_bye();
     wait_ack();
-    sys_close(g.boot->agent_fd);
-    g.boot->agent_fd = -1;
+    g.boot->agent_fd = held_drop(MP_HELD_IN, g.boot->agent_fd);
     if (g.boot->channel == MP_CHANNEL_PIPES)
-        sys_close(g.boot->agent_out);
+        held_drop(MP_HELD_OUT, g.boot->agent_out);
     g.boot->agent_out = -1;
-    sys_close(g.wake_fd);
+    g.wake_fd = held_drop(MP_HELD_WAKE, g.wake_fd);
     if (stays)
         return 1; /* hooks may be inside: fds and memory that they use stay with us */
     meter_release();
     mem_release();
+    g.boot->armed = 0;
     sys_munmap((void *)g.armed, MP_PAGE);
     return 0;
 }
@@ -425,14 +433,17 @@ static int cure(void)
 {
     int state;
 
+    copies_find();
+    copies_close();
     if (!py_initialized() || py_finalizing()) {
         fail_set(MP_FAIL_FINALIZING, 0, "the interpreter is shutting down", NULL);
         bye_reason = MP_BYE_FAILED;
         return leave(true);
     }
     state = py_ensure();
-    hook_cure();
+    copies_forget(hook_cure());
     py_release(state);
+    copies_release();
     bye_reason = g.fail.code ? MP_BYE_FAILED : MP_BYE_CURED;
     return leave(true);
 }

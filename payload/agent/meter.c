@@ -24,36 +24,21 @@ static uint64_t rollup_next, rollup_last; /* clock: allowed again; last read */
 static int64_t rollup_rss;                /* pages at that time */
 static char rollup_buf[ROLLUP_BUF];
 
-/* A high number, out of the way of targets that count on low ones. */
-static int fd_high(int fd)
-{
-    long high;
-
-    if (fd < 0)
-        return fd;
-    high = sys3(__NR_fcntl, fd, F_DUPFD_CLOEXEC, 512);
-    if (high < 0)
-        return fd;
-    sys_close(fd);
-    return (int)high;
-}
-
 int meter_init(void)
 {
-    statm_fd = fd_high(sys_open_read("/proc/self/statm"));
+    statm_fd = held_take(MP_HELD_STATM, sys_open_read("/proc/self/statm"));
     if (statm_fd < 0)
         return statm_fd;
     if (!(g.opt.flags & MP_OPT_NO_ROLLUP))
-        rollup_fd = fd_high(sys_open_read("/proc/self/smaps_rollup"));
+        rollup_fd = held_take(MP_HELD_ROLLUP, sys_open_read("/proc/self/smaps_rollup"));
     rollup_next = rollup_last = 0;
     return 0;
 }
 
 void meter_release(void)
 {
-    sys_close(statm_fd);
-    sys_close(rollup_fd);
-    statm_fd = rollup_fd = -1;
+    statm_fd = held_drop(MP_HELD_STATM, statm_fd);
+    rollup_fd = held_drop(MP_HELD_ROLLUP, rollup_fd);
 }
 
 uint64_t clock_ns(int clock)

@@ -2,6 +2,8 @@
  * is on and off. The callbacks themselves are in hook_monitor.c. All needs the GIL. */
 #include "agent/monitor.h"
 
+_Static_assert(MP_CALLBACKS == MONITOR_ROWS, "boot.h has a place for each");
+
 #define TOOL_NAME "mempulse"
 
 PyObj *monitor_none, *monitor_disable;
@@ -76,6 +78,7 @@ static int make_callbacks(void)
         slots[i].event = py_getattr(events, monitor_rows[i].event);
         slots[i].callback = PY(PyCFunction_NewEx, PyObj *(*)(const struct method_def *, PyObj *, PyObj *))(
             &monitor_rows[i].def, NULL, NULL);
+        g.boot->callback[i] = (uint64_t)(uintptr_t)slots[i].callback;
         if (!slots[i].event || !slots[i].callback)
             break;
     }
@@ -197,9 +200,12 @@ void monitor_uninstall(void)
     for (int i = 0; i <= MONITOR_LINE; i++) {
         if (slots[i].event)
             py_decref(slots[i].event);
+        g.boot->callback[i] = 0;
         /* Somebody else holds a function that points into the agent: it must stay. */
-        if (slots[i].callback && py_refcount(slots[i].callback) != 1)
+        if (slots[i].callback && py_refcount(slots[i].callback) != 1) {
             mp_control_block.residue |= MP_RESIDUE_HELD;
+            g.boot->callback[i] = MP_CALLBACK_LOST;
+        }
         if (slots[i].callback)
             py_decref(slots[i].callback);
         slots[i].event = slots[i].callback = NULL;

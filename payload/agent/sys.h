@@ -27,11 +27,11 @@
 #define MADV_WIPEONFORK 18
 #define PR_SET_VMA 0x53564d41
 #define PR_SET_VMA_ANON_NAME 0
+#define O_RDWR 2
+#define O_NONBLOCK 04000
 #define O_CLOEXEC 02000000
 #define F_DUPFD_CLOEXEC 1030
 #define AT_FDCWD (-100)
-#define EFD_CLOEXEC 02000000
-#define EFD_NONBLOCK 04000
 #define MSG_DONTWAIT 0x40
 #define MSG_NOSIGNAL 0x4000
 #define POLLIN 1
@@ -124,10 +124,6 @@ static inline long sys_recv(int fd, void *buf, size_t len)
 static inline long sys_poll(struct sys_pollfd *p, unsigned n, int timeout_ms)
 {
     return sys3(__NR_poll, (long)p, n, timeout_ms);
-}
-static inline int sys_eventfd(void)
-{
-    return (int)sys3(__NR_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK, 0);
 }
 static inline long sys_mmap(size_t len, int prot, int flags)
 {

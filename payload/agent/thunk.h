@@ -55,6 +55,8 @@ struct thunk {
     volatile uint64_t quiet_floor; /* 3.11: ... and above this one; 0: no bound */
     uint64_t entry;       /* what was put into the eval_frame slot */
     uint64_t trace_entry; /* what is put into c_tracefunc */
+    int32_t owner_pid;    /* whose calls `inflight` counts: not a forked child's */
+    uint32_t reserved;
 };
 _Static_assert(offsetof(struct thunk, inflight) == THUNK_INFLIGHT, "the launcher's sweep reads it");
 _Static_assert(offsetof(struct thunk, trace) == THUNK_TRACE, "thunk.S");

@@ -23,7 +23,7 @@ _Static_assert(LOADER_REGION_SIZE == MP_REGION_SIZE, "offsets.h");
 _Static_assert(LOADER_BOOT_EXIT_GADGET == offsetof(struct mp_boot, exit_gadget), "offsets.h");
 
 enum { /* arch/x86/entry/syscalls/syscall_64.tbl */
-    NR_read = 0, NR_close = 3, NR_poll = 7, NR_mincore = 27, NR_rt_sigprocmask = 14, NR_getpid = 39,
+    NR_read = 0, NR_close = 3, NR_fstat = 5, NR_poll = 7, NR_mincore = 27, NR_rt_sigprocmask = 14, NR_getpid = 39,
     NR_shutdown = 48, NR_socketpair = 53, NR_fcntl = 72, NR_prctl = 157, NR_gettid = 186,
     NR_futex = 202, NR_clock_gettime = 228, NR_tgkill = 234, NR_pipe2 = 293, NR_memfd_create = 319
 };
@@ -109,6 +109,34 @@ static void close_fd(volatile int32_t *fd)
 
 /* --- descriptors --------------------------------------------------------------- */
 
+/* Notes a descriptor, for a forked child to be rid of it. */
+static int32_t hold(struct mp_boot *b, enum mp_held_slot slot, int32_t fd)
+{
+    uint64_t st[18]; /* struct stat: st_dev, st_ino ... */
+    struct mp_held *h = &b->held[slot];
+    if (sys4(NR_fstat, fd, (long)st, 0, 0) < 0)
+        return fd;
+    h->fd = fd;
+    h->dev = st[0];
+    __atomic_store_n(&h->ino, st[1], __ATOMIC_RELEASE);
+    return fd;
+}
+
+/* Closes the descriptor in *fd, -1: none, and strikes it out. */
+static void drop(struct mp_boot *b, enum mp_held_slot slot, volatile int32_t *fd)
+{
+    close_fd(fd);
+    b->held[slot].ino = 0;
+}
+
+static void drop_all(struct mp_boot *b)
+{
+    drop(b, MP_HELD_LAUNCHER, &b->launcher_fd);
+    drop(b, MP_HELD_IN, &b->agent_fd);
+    drop(b, MP_HELD_OUT, &b->agent_out);
+    drop(b, MP_HELD_MEMFD, &b->memfd);
+}
+
 /* Moves a descriptor up. The number varies with the thread's id, so that the path
  * under which the agent is loaded differs from that of an earlier agent which had
  * to stay: ld.so would take the one for the other. */
@@ -131,8 +159,8 @@ static void make_socketpair(struct mp_boot *b)
         fail(b, r, "socketpair");
         return;
     }
-    b->launcher_fd = fd_up(b, sv[0]);
-    b->agent_fd = fd_up(b, sv[1]);
+    b->launcher_fd = hold(b, MP_HELD_LAUNCHER, fd_up(b, sv[0]));
+    b->agent_fd = hold(b, MP_HELD_IN, fd_up(b, sv[1]));
 }
 
 /* One pipe, of which one end is kept. The launcher opens the other one anew, from
@@ -148,7 +176,7 @@ static int32_t make_pipe(struct mp_boot *b, int keep)
         return -1;
     }
     sys4(NR_close, ends[!keep], 0, 0, 0);
-    return fd_up(b, ends[keep]);
+    return hold(b, keep ? MP_HELD_OUT : MP_HELD_IN, fd_up(b, ends[keep]));
 }
 
 static void make_channel(struct mp_boot *b)
@@ -172,7 +200,7 @@ static void make_memfd(struct mp_boot *b)
         fail(b, r, "memfd_create");
         return;
     }
-    b->memfd = fd_up(b, (int32_t)r);
+    b->memfd = hold(b, MP_HELD_MEMFD, fd_up(b, (int32_t)r));
 }
 
 /* PR_SET_VMA_ANON_NAME, 5.17: the region says in maps whose it is. */
@@ -223,7 +251,7 @@ static void wait_read(struct mp_boot *b)
         return;
     if (b->channel == MP_CHANNEL_SOCKET)
         sys4(NR_shutdown, b->agent_fd, SHUT_WR, 0, 0);
-    close_fd(&b->agent_out);
+    drop(b, MP_HELD_OUT, &b->agent_out);
     poll_for(b->agent_fd, POLLRDHUP | POLLHUP | POLLERR, MP_GO_WAIT_MS);
 }
 
@@ -364,7 +392,8 @@ static void *load(struct mp_boot *b)
     }
     if (!handle)
         fail(b, 0, b->fn_dlerror ? dl_error() : "dlopen");
-    close_fd(&b->memfd);
+    b->agent_handle = (uint64_t)handle;
+    drop(b, MP_HELD_MEMFD, &b->memfd);
     return handle;
 }
 
@@ -397,15 +426,14 @@ static void *worker(void *arg)
         int (*dl_close)(void *) = (int (*)(void *))b->fn_dlclose;
         stays = run_agent(b, handle) != 0;
         set_phase(b, stays ? MP_PHASE_DORMANT : MP_PHASE_LEAVING);
-        if (!stays)
+        if (!stays) {
+            b->agent_handle = 0;
             dl_close(handle);
+        }
     } else {
         wait_read(b);
     }
-    close_fd(&b->launcher_fd);
-    close_fd(&b->agent_fd);
-    close_fd(&b->agent_out);
-    close_fd(&b->memfd);
+    drop_all(b);
     if (!stays)
         reap(b);
     return NULL;
@@ -437,10 +465,7 @@ static int start_worker(struct mp_boot *b)
 
 static __attribute__((noreturn)) void raw_leave(struct mp_boot *b)
 {
-    close_fd(&b->launcher_fd);
-    close_fd(&b->agent_fd);
-    close_fd(&b->agent_out);
-    close_fd(&b->memfd);
+    drop_all(b);
     if (!b->exit_gadget)
         set_phase(b, MP_PHASE_DORMANT);
     loader_leave(b->region_base, MP_REGION_SIZE, b->exit_gadget);
@@ -452,6 +477,7 @@ void loader_raw(struct mp_boot *b)
     if (b->magic != MP_BOOT_MAGIC || b->abi != MP_ABI || b->size != sizeof *b)
         loader_leave((uint64_t)b - MP_BOOT_OFF, MP_REGION_SIZE, b->exit_gadget);
     b->raw_tid = tid;
+    b->owner_pid = (int32_t)sys4(NR_getpid, 0, 0, 0, 0);
     *(volatile int32_t *)(b->raw_tcb + b->tid_offset) = tid; /* locks of libc name their owner by it */
     set_phase(b, MP_PHASE_RAW);
     name_region(b);
@@ -464,7 +490,7 @@ void loader_raw(struct mp_boot *b)
 
     /* The launcher holds its end by now, or is dead: then this is the last one (of a
      * pipe there is none), and the wait below ends at once. */
-    close_fd(&b->launcher_fd);
+    drop(b, MP_HELD_LAUNCHER, &b->launcher_fd);
     if (b->phase == MP_PHASE_FAILED || !wait_go(b))
         raw_leave(b);
     block_signals(LIBC_SIGNALS);

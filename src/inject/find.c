@@ -44,29 +44,45 @@ static int fail_abi(pid_t pid, const struct mp_control *c, struct mp_failure *f)
                    (int)pid, c->abi, MP_ABI);
 }
 
-static int find_in(pid_t pid, pid_t live, struct inject_agent *ret, struct mp_failure *f)
+/* The agent behind one control block. 1, 0 when it left in this moment, -errno. */
+static int read_agent(pid_t pid, pid_t live, raddr_t at, struct inject_agent *ret)
 {
-    struct inject_agent a = {0};
-    struct maps maps;
-    raddr_t at;
-    int r = maps_read(&maps, live);
-    if (r < 0)
-        return gather_refusal(pid, r, f);
-    r = ours_find_control(live, &maps, &at);
-    maps_release(&maps);
-    if (r == 0)
-        return 0;
-    r = ours_read_control(live, at, &a.control);
+    struct inject_agent a = {.control_addr = at};
+    int r = ours_read_control(live, at, &a.control);
     if (r == -ENOENT || r == -EFAULT)
-        return 0; /* it left in this moment, its memory with it */
+        return 0;
     if (r < 0 && r != -EPROTONOSUPPORT)
-        return gather_refusal(pid, r, f);
-    a.control_addr = at;
+        return r;
     a.alive = is_alive(pid, &a.control);
     *ret = a;
-    if (r == -EPROTONOSUPPORT)
-        return fail_abi(pid, &a.control, f);
-    return 1;
+    return r < 0 ? r : 1;
+}
+
+/* One that lives goes before those that a fork has copied. */
+static int find_in(pid_t pid, pid_t live, struct inject_agent *ret, struct mp_failure *f)
+{
+    struct inject_agent a;
+    struct maps maps;
+    raddr_t addr;
+    size_t at = 0;
+    int found = 0, r = maps_read(&maps, live);
+    if (r < 0)
+        return gather_refusal(pid, r, f);
+    while (!(found && ret->alive) && ours_next_control(live, &maps, &at, &addr)) {
+        r = read_agent(pid, live, addr, &a);
+        if (r < 0 && r != -EPROTONOSUPPORT) {
+            found = found ? found : r;
+            break;
+        }
+        if (r != 0 && (!found || a.alive)) {
+            *ret = a;
+            found = r;
+        }
+    }
+    maps_release(&maps);
+    if (found == -EPROTONOSUPPORT)
+        return fail_abi(pid, &ret->control, f);
+    return found < 0 ? gather_refusal(pid, found, f) : found;
 }
 
 int inject_find_agent(pid_t pid, struct inject_agent *ret, struct mp_failure *f)

@@ -99,6 +99,7 @@ struct inject_diff {
         size_t changed;       /* differences that are the target's own work or its libc's */
     } kind[INJECT_KINDS];
     bool clean;               /* nothing of ours is left */
+    size_t thunks;            /* of what is ours still there: thunks, two mappings each */
     size_t libc_arenas;       /* malloc arenas that the target's libc made since `before`, and keeps for its next threads */
     char detail[1024];        /* what is left, or what differs, one item a line, escaped */
 };
@@ -112,9 +113,13 @@ int inject_verify(pid_t pid, const struct inject_snapshot *before, struct inject
 int inject_wait_clean(pid_t pid, const struct inject_snapshot *before, unsigned timeout_ms,
                       struct inject_diff *ret, struct mp_failure *f) MP_MUST_CHECK;
 
-/* How many inert thunks with nothing in flight are mapped in pid; 0 as well when it
- * can't be looked at. Stops nothing. */
+/* How many things are mapped in pid that only an agent with the GIL can judge (residue_cure):
+ * inert thunks with nothing in flight, or with a count of calls that a fork made void;
+ * 0 as well when it can't be looked at. Stops nothing. */
 int inject_idle_thunks(pid_t pid);
+
+/* The same for regions that a fork copied into pid, from a session in another process. */
+int inject_copies(pid_t pid);
 
 /* Unmaps inert leftovers that no thread can reach: thunk pages with nothing in
  * flight, orphaned regions. One short stop (its pause in *ret_pause_ns). Returns the

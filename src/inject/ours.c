@@ -5,7 +5,9 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "boot.h"
 #include "target/mem.h"
@@ -66,6 +68,20 @@ static bool is_blank_region(pid_t pid, const struct maps_entry *e)
            !head[0] && !head[1];
 }
 
+/* What the boot block of a region names: in a forked child nothing else tells whose it is. */
+static void find_named(struct ours *ret, pid_t pid, raddr_t region)
+{
+    struct mp_boot b;
+    if (mem_read(pid, region + MP_BOOT_OFF, &b, sizeof(b)) < 0 || b.magic != MP_BOOT_MAGIC || b.abi != MP_ABI ||
+        b.size != sizeof(b) || b.region_base != region)
+        return;
+    if (b.armed)
+        ret->armed[ret->armed_count++] = b.armed;
+    for (int i = 0; i < MP_HELD_COUNT; i++)
+        if (b.held[i].ino)
+            ret->held[ret->held_count++] = b.held[i];
+}
+
 void ours_find(struct ours *ret, pid_t pid, const struct maps *m)
 {
     size_t i;
@@ -84,16 +100,34 @@ void ours_find(struct ours *ret, pid_t pid, const struct maps *m)
             if (ret->region_count < OURS_REGIONS_MAX && has_magic(pid, at))
                 ret->region[ret->region_count++] = at;
     }
+    for (i = 0; i < ret->region_count; i++)
+        find_named(ret, pid, ret->region[i]);
 }
 
 bool ours_mapping(const struct ours *o, const struct maps_entry *e)
 {
     return has_prefix(e->name, MEMFD_PREFIX) || has_prefix(e->name, ANON_PREFIX) ||
            overlaps(e, o->region, o->region_count, MP_REGION_SIZE) ||
+           overlaps(e, o->armed, o->armed_count, MP_PAGE) ||
            overlaps(e, o->thunk, o->thunk_count, OURS_THUNK_SIZE);
 }
 
-bool ours_link(const char *target) { return has_prefix(target, MEMFD_PREFIX); }
+bool ours_fd(const struct ours *o, pid_t pid, int fd, const char *target)
+{
+    char path[64];
+    struct stat st;
+    size_t i;
+    if (has_prefix(target, MEMFD_PREFIX))
+        return true;
+    for (i = 0; i < o->held_count; i++) {
+        if (o->held[i].fd != fd)
+            continue;
+        snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, fd);
+        if (!stat(path, &st) && st.st_ino == o->held[i].ino && st.st_dev == o->held[i].dev)
+            return true;
+    }
+    return false;
+}
 
 int ours_read_control(pid_t pid, raddr_t at, struct mp_control *ret)
 {

@@ -20,6 +20,10 @@ struct ours {
     size_t region_count;
     raddr_t thunk[OURS_THUNKS_MAX]; /* code pages whose data page begins with OURS_THUNK_MAGIC */
     size_t thunk_count;
+    raddr_t armed[OURS_REGIONS_MAX]; /* armed pages, as the regions' boot blocks have them */
+    size_t armed_count;
+    struct mp_held held[OURS_REGIONS_MAX * MP_HELD_COUNT]; /* their descriptors */
+    size_t held_count;
 };
 #define OURS_THUNK_MAGIC "MPTHUNK\1"
 
@@ -31,8 +35,9 @@ void ours_find(struct ours *ret, pid_t pid, const struct maps *m);
 /* A mapping that is ours: named /memfd:mempulse*, [anon:mempulse*], or a part of a region or thunk. */
 bool ours_mapping(const struct ours *o, const struct maps_entry *e);
 
-/* A descriptor that is ours, by the target of its link. */
-bool ours_link(const char *target);
+/* A descriptor of pid that is ours: by the target of its link, or because a boot block
+ * names it and it is still what it was then. */
+bool ours_fd(const struct ours *o, pid_t pid, int fd, const char *target);
 
 /* Reads a control block at its address. 0; -ENOENT when there is none; -EPROTONOSUPPORT
  * when it is another version's (*ret holds what could be read); -errno. */

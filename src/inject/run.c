@@ -145,7 +145,7 @@ static const struct seccomp_call run_calls[] = {
     {SYS_sendmsg, "sendmsg", true},      {SYS_ppoll, "ppoll", true},
     {SYS_brk, "brk", true},              {SYS_rt_sigreturn, "rt_sigreturn", false},
     {SYS_write, "write", false},         {SYS_fcntl, "fcntl", false},
-    {SYS_eventfd2, "eventfd2", false},   {SYS_prlimit64, "prlimit64", true},
+    {SYS_pipe2, "pipe2", true},          {SYS_prlimit64, "prlimit64", true},
     {SYS_process_vm_readv, "process_vm_readv", true},
 };
 

@@ -35,6 +35,8 @@ struct sweep_thunk {
     uint32_t quiet_tid, flags;
     uint64_t quiet_sp, quiet_count, tid_offset;
     uint64_t entry, trace_entry; /* the only addresses that anyone was given */
+    int32_t owner_pid;
+    uint32_t reserved;
 };
 
 struct sweep_range {
@@ -308,16 +310,50 @@ static int sweep_run(struct sweep *s, uint64_t *ret_pause_ns, struct mp_failure 
     return j.ret;
 }
 
+/* What is ours in pid, and pid as it numbers itself. False when it can't be looked at. */
+static bool sweep_look(pid_t pid, struct ours *ret, pid_t *ret_live, pid_t *ret_inner)
+{
+    pid_t live = proc_live_task(pid);
+    struct proc_status st;
+    struct maps maps;
+    if (live < 0 || proc_status_read(&st, pid, 0) < 0 || maps_read(&maps, live) < 0)
+        return false;
+    ours_find(ret, live, &maps);
+    maps_release(&maps);
+    *ret_live = live;
+    *ret_inner = st.ns_pid ? st.ns_pid : st.pid;
+    return true;
+}
+
 int inject_idle_thunks(pid_t pid)
 {
-    struct sweep s = {.pid = pid, .live = proc_live_task(pid)};
     struct ours o;
-    if (s.live < 0 || maps_read(&s.maps, s.live) < 0)
+    pid_t live, inner;
+    int n = 0;
+    if (!sweep_look(pid, &o, &live, &inner))
         return 0;
-    ours_find(&o, s.live, &s.maps);
-    sweep_find_thunks(&s, &o);
-    maps_release(&s.maps);
-    return (int)s.count;
+    for (size_t i = 0; i < o.thunk_count; i++) {
+        struct sweep_thunk t;
+        if (mem_read(live, o.thunk[i] + MP_PAGE, &t, sizeof t) == 0)
+            n += !t.enter && !t.exit && !t.trace && (!t.inflight || t.owner_pid != inner);
+    }
+    return n;
+}
+
+int inject_copies(pid_t pid)
+{
+    struct ours o;
+    pid_t live, inner;
+    int n = 0;
+    if (!sweep_look(pid, &o, &live, &inner))
+        return 0;
+    for (size_t i = 0; i < o.region_count; i++) {
+        struct mp_boot b;
+        if (mem_read(live, o.region[i] + MP_BOOT_OFF, &b, sizeof b) == 0 && b.magic == MP_BOOT_MAGIC &&
+            b.abi == MP_ABI && b.owner_pid)
+            n += b.owner_pid != inner;
+    }
+    return n;
 }
 
 int inject_sweep(pid_t pid, FILE *log, uint64_t *ret_pause_ns, struct mp_failure *f)

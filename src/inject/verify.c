@@ -208,7 +208,8 @@ static void compare_mappings(struct report *r, const struct inject_snapshot *b, 
 
 /* --- descriptors --------------------------------------------------------------- */
 
-static void compare_fds(struct report *r, const struct inject_snapshot *b, const struct inject_snapshot *a)
+static void compare_fds(struct report *r, const struct inject_snapshot *b, const struct inject_snapshot *a,
+                        const struct ours *ours)
 {
     size_t i = 0, k = 0, changed = 0, left = 0;
     size_t before = b ? b->fd_count : 0;
@@ -219,7 +220,7 @@ static void compare_fds(struct report *r, const struct inject_snapshot *b, const
             bool same = was && was->fd == is->fd && !strcmp(was->target, is->target);
             i += was && was->fd == is->fd;
             k++;
-            if (ours_link(is->target)) {
+            if (ours_fd(ours, a->live, is->fd, is->target)) {
                 left++;
                 tell(r, true, "descriptor left %d %.200s", is->fd, is->target);
             } else if (b && !same) {
@@ -392,7 +393,8 @@ static void compare(struct inject_diff *ret, const struct inject_snapshot *b, co
     int i;
     ours_find(&ours, a->live, &a->maps);
     compare_mappings(&r, b, a, &ours);
-    compare_fds(&r, b, a);
+    compare_fds(&r, b, a, &ours);
+    diff.thunks = ours.thunk_count;
     compare_threads(&r, b, a, &ours);
     compare_masks(&r, b, a);
     compare_actions(&r, b, a);

@@ -21,6 +21,7 @@ static const struct flag_row residue_names[] = {
     {MP_RESIDUE_THUNK, "thunk"},
     {MP_RESIDUE_CHAINED, "chained"},
     {MP_RESIDUE_HELD, "held"},
+    {MP_RESIDUE_COPY, "copy"},
     {MP_RESIDUE_TRACE, "trace"},
 };
 

@@ -40,7 +40,9 @@ class Boot(ctypes.Structure):
         ("launcher_fd", i32), ("agent_fd", i32), ("memfd", i32), ("agent_out", i32),
         ("fns", u64 * 9), ("dlopen_flags", u32), ("tid_offset", u32), ("raw_tcb", u64), ("exit_gadget", u64),
         ("agent_entry_off", u64), ("agent_base", u64), ("py_version", u32), ("py_flags", u32),
-        ("py_sym", u64 * len(NAMES)), ("launcher_pid", i32), ("channel", ctypes.c_uint32)]
+        ("py_sym", u64 * len(NAMES)), ("launcher_pid", i32), ("channel", ctypes.c_uint32),
+        ("owner_pid", i32), ("reserved", u32), ("agent_handle", u64), ("armed", u64), ("callback", u64 * 7),
+        ("held", u64 * 3 * 7)]
 
 
 def address(name):
