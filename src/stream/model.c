@@ -102,7 +102,6 @@ static int model_take_code(struct model *m, const struct stream_event *ev)
     c->pub.module = c->strings[2];
     c->pub.firstlineno = h->firstlineno;
     c->pub.flags = h->flags;
-    m->has_root |= (h->flags & MP_CODE_ROOT) != 0;
     return 0;
 }
 

@@ -15,8 +15,8 @@
  * (1) What goes in a caller after a callee has returned is taken off what that callee
  * took, or those before it, in this very call, where one fits: its locals are freed
  * after its return was seen, and would make it grow and its caller shrink for ever.
- * (2) Growth during a call whose thread took no page fault is another thread's; it
- * counts for nobody here. (3) Where several threads are traced, their releases hide
+ * (2) Growth beyond what the page faults of the call's thread can have brought is another
+ * thread's; it counts for nobody here. (3) Where several threads are traced, their releases hide
  * one another, and one thread sees another's while it waits: what the sum of all
  * rss_self is above the process's growth is taken off functions in proportion to what
  * went during their long calls, then to the releases that were seen of each

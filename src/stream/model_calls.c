@@ -8,6 +8,10 @@
 
 #define PENDING_FIRST 8   /* room at a thread's first call */
 #define PENDING_YOUNG 32  /* newest entries that are never put together */
+#define FAULT_AROUND 16u  /* pages: /sys/kernel/mm/.../fault_around_bytes, 64 KiB as a rule */
+#define HUGE_PAGES 512    /* a huge page of x86-64 */
+#define HUGE_SHARE 64     /* pages grown a fault, from which on it is one */
+#define HUGE_CALLS 3u
 #define FOREIGN_NS 5000000u /* sys.getswitchinterval(): in less than this other threads did not run, mostly */
 
 /* Adds n to the list of p under its code. A list that is full drops it: then a
@@ -42,16 +46,25 @@ static void pending_join(struct pending *a, const struct pending *b)
         nested_add(a, &b->nested[i]);
 }
 
-/* Halves all but the youngest. */
+/* Puts pairs of all but the youngest together. An entry that is deeper than the one
+ * before it has another caller: they stay apart, unless nothing else would make room. */
 static void pending_compact(struct thread_slot *t)
 {
-    unsigned old = (t->pending_count - PENDING_YOUNG) & ~1u, to = 0;
+    unsigned old = t->pending_count - PENDING_YOUNG, to = 0;
+    bool paired = true; /* the last one kept is two already */
 
-    for (unsigned i = 0; i < old; i += 2) {
-        struct pending p = t->pending[i];
-
-        pending_join(&p, &t->pending[i + 1]);
-        t->pending[to++] = p;
+    for (unsigned i = 0; i < old; i++) {
+        if (!paired && t->pending[to - 1].depth >= t->pending[i].depth) {
+            pending_join(&t->pending[to - 1], &t->pending[i]);
+            paired = true;
+        } else {
+            t->pending[to++] = t->pending[i];
+            paired = false;
+        }
+    }
+    if (to == old) {
+        pending_join(&t->pending[0], &t->pending[1]);
+        memmove(t->pending + 1, t->pending + 2, (--to - 1) * sizeof(*t->pending));
     }
     memmove(t->pending + to, t->pending + old, (t->pending_count - old) * sizeof(*t->pending));
     t->pending_count -= old - to;
@@ -191,6 +204,27 @@ static void release_last(struct model *m, struct thread_slot *t, const struct pe
     callees->taken = add_sat(callees->taken, release_match(m, t, &r));
 }
 
+/* Calls that grew by far more than they faulted, in so short a time that nobody else
+ * ran: their faults brought huge pages. */
+static void note_huge(struct model *m, const struct mp_record *r)
+{
+    if (r->dur_ns < FOREIGN_NS && r->rss_delta_pages >= HUGE_PAGES / 2 && r->own_pages &&
+        r->own_pages <= (uint32_t)r->rss_delta_pages / HUGE_SHARE)
+        m->huge_calls++;
+}
+
+/* How much of a growth that was seen in a call can be its thread's, which faulted `own`
+ * bytes: nothing for nothing. A fault on a file brings its neighbours in as well. */
+static int64_t own_growth(const struct model *m, int64_t self, uint64_t own)
+{
+    uint64_t most = addu_sat(own, m->page_size) > UINT64_MAX / FAULT_AROUND ? UINT64_MAX
+                                                                           : (own + m->page_size) * FAULT_AROUND;
+
+    if (!own)
+        return 0;
+    return m->huge_calls >= HUGE_CALLS || (uint64_t)self <= most ? self : (int64_t)most;
+}
+
 /* The call's own part of the change: to its function's SELF, and to what may be
  * released. A thread that took no page fault grew nothing: such growth is another
  * thread's, and left to it. What went while the call took long without its callees may
@@ -211,8 +245,8 @@ static void call_self(struct model *m, struct thread_slot *t, struct code_slot *
         c->rss_doubtful = sub_sat(c->rss_doubtful, weigh(self, call->weight_log2));
         self = 0;
     }
-    if (self > 0 && (r->flags & MP_REC_HAS_OWN) && call->own <= callees->own)
-        self = 0;
+    if (self > 0 && (r->flags & MP_REC_HAS_OWN))
+        self = own_growth(m, self, subu_sat(call->own, callees->own));
     self_add(c, weigh(self, call->weight_log2));
     if (self > 0)
         release_growth(t, &(struct growth){call->end, self, c->pub.id, call->weight_log2});
@@ -272,5 +306,6 @@ int model_call(struct model *m, struct thread_slot *t, struct code_slot *c, cons
     release_last(m, t, &call, &callees);
     call_self(m, t, c, r, &call, &callees);
     call_overlap(m, t->pub.id, &call);
+    note_huge(m, r);
     return pending_push(t, &call);
 }

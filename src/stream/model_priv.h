@@ -99,7 +99,7 @@ struct model {
     struct line_slot *lines;
     struct model_totals totals;
     uint64_t rss_first_ns, rss_last_ns;
-    bool has_root; /* a --root function is known: depth 0 is outermost, else depth 1 */
+    unsigned huge_calls; /* calls whose faults brought huge pages: growth is no more bounded by faults */
     struct busy busy[BUSY_MAX]; /* a ring */
     unsigned busy_next;
 };

@@ -297,6 +297,23 @@ START_TEST(test_threads)
 }
 END_TEST
 
+/* A call that faulted one page while another thread grew by thousands; unless faults
+ * were seen to bring huge pages. */
+START_TEST(test_growth_bound)
+{
+    struct model *m;
+    struct gen g;
+
+    gen_open(&g);
+    for (uint64_t i = 0; _i && i < 3; i++)
+        gen_call1(&g, gen_call(3, 1, 1, 10 + 10 * i, 5, 1024, 2, 1024 * ((uint32_t)i + 1)));
+    gen_call1(&g, gen_call(2, 1, 1, 100, 90000, 5000, 1, 9000));
+    m = play(&g);
+    expect(m, 2, 1, 5000, _i ? 5000 : 32, 1, 1);
+    model_free(m);
+}
+END_TEST
+
 /* The same growth in two calls that ran side by side: RSS doubles, OWN does not. */
 START_TEST(test_overlap)
 {
@@ -330,6 +347,25 @@ START_TEST(test_many_callees)
     m = play(&g);
     expect(m, 2, 5000, 5000, 5000, 10000, 10000);
     expect(m, 1, 1, 5010, 10, 10100, 100);
+    model_free(m);
+}
+END_TEST
+
+/* The same after calls that are not its callees, which are put together with each other only. */
+START_TEST(test_many_after_others)
+{
+    struct model *m;
+    struct gen g;
+
+    gen_open(&g);
+    for (uint64_t i = 0; i < 7; i++)
+        gen_call1(&g, gen_call(3, 1, 1, 10 + i, 1, 0, 0, 100));
+    for (uint64_t i = 0; i < 300; i++)
+        gen_call1(&g, gen_call(2, 1, 2, 1000 + i * 10, 5, 1, 2, 101 + (uint32_t)i));
+    gen_call1(&g, gen_call(1, 1, 1, 999, 60000, 310, 610, 410));
+    m = play(&g);
+    expect(m, 2, 300, 300, 300, 600, 600);
+    expect(m, 1, 1, 310, 10, 610, 10);
     model_free(m);
 }
 END_TEST
@@ -676,8 +712,10 @@ int main(void)
     tcase_add_test(tc, test_release_own);
     tcase_add_test(tc, test_release_threads);
     tcase_add_test(tc, test_foreign_growth);
+    tcase_add_loop_test(tc, test_growth_bound, 0, 2);
     tcase_add_test(tc, test_overlap);
     tcase_add_test(tc, test_many_callees);
+    tcase_add_test(tc, test_many_after_others);
     tcase_add_test(tc, test_unmeasured);
     tcase_add_test(tc, test_uss_and_raised);
     tcase_add_test(tc, test_ranking_order);
