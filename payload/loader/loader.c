@@ -364,13 +364,21 @@ static void reap(struct mp_boot *b)
 
 /* --- the worker -------------------------------------------------------------------- */
 
-/* "/proc/<dir>/fd/<n>" */
-static void fd_path(char *to, const char *dir, int32_t fd)
+/* "<dir>" (".../fd/"), the region's page number in "./" for a 1 and "/" for a 0, "<n>".
+ * libc knows a library by the name it was opened by before it looks at the file: while
+ * another agent of ours is mapped, or the library of one that had to stay, the same
+ * number of a descriptor would give its image, data and all, for ours. */
+static void fd_path(char *to, const char *dir, int32_t fd, uint64_t region)
 {
     char digits[12];
     int n = 0;
     while (*dir)
         *to++ = *dir++;
+    for (region /= MP_PAGE; region; region /= 2) {
+        if (region & 1)
+            *to++ = '.';
+        *to++ = '/';
+    }
     do
         digits[n++] = (char)('0' + fd % 10);
     while ((fd /= 10) > 0);
@@ -383,11 +391,11 @@ static void *load(struct mp_boot *b)
 {
     void *(*dl_open)(const char *, int) = (void *(*)(const char *, int))b->fn_dlopen;
     char *(*dl_error)(void) = (char *(*)(void))b->fn_dlerror;
-    char path[64], self[] = "/proc/self/fd/", thread[] = "/proc/thread-self/fd/";
-    fd_path(path, self, b->memfd);
+    char path[160], self[] = "/proc/self/fd/", thread[] = "/proc/thread-self/fd/"; /* 2 * 52 bits, 10 digits */
+    fd_path(path, self, b->memfd, b->region_base);
     void *handle = dl_open(path, (int)b->dlopen_flags);
     if (!handle) { /* the leader is dead, say: /proc/self has no descriptors then */
-        fd_path(path, thread, b->memfd);
+        fd_path(path, thread, b->memfd, b->region_base);
         handle = dl_open(path, (int)b->dlopen_flags);
     }
     if (!handle)
