@@ -24,6 +24,7 @@ struct detach {
     uint64_t timeout_ns; /* for the agent to unhook */
     /* found */
     bool found;          /* something of ours was there */
+    bool cured;          /* an agent with the GIL has been there to take it out */
     struct inject_agent agent;
     struct inject_snapshot *before;
     struct inject_diff diff;
@@ -98,11 +99,11 @@ static int parse(struct detach *d, int argc, char **argv)
 /* Retries for what can't go at once: a frame that still runs through a thunk. A thunk
  * with nothing inside that the sweep does not dare to unmap, because some word in the
  * target looks like a pointer to it, is taken out by an agent that holds the GIL and
- * need not guess. */
+ * need not guess; so is what a fork has copied. What such an agent had to leave may
+ * have become free since. */
 static int detach_retry(struct detach *d, struct mp_failure *f)
 {
     uint64_t deadline = clock_mono_ns() + d->wait_ns, pause_ns;
-    bool cured = false;
     int n;
 
     for (;;) {
@@ -114,8 +115,9 @@ static int detach_retry(struct detach *d, struct mp_failure *f)
             return n;
         if (n > 0)
             continue;
-        if (!cured && (inject_idle_thunks(d->pid) > 0 || inject_copies(d->pid) > 0)) {
-            cured = true;
+        if ((!d->cured || clock_mono_ns() < deadline) &&
+            (inject_idle_thunks(d->pid) > 0 || inject_copies(d->pid) > 0)) {
+            d->cured = true;
             n = residue_cure(&d->talk, d->pid, d->timeout_ns, f);
             if (n < 0)
                 return n;
@@ -145,7 +147,8 @@ static int detach_do(struct detach *d, struct mp_failure *f)
         return detach_retry(d, f);
     }
     d->found = true;
-    if (d->agent.alive && d->agent.control.state < MP_STATE_GONE)
+    d->cured = !d->agent.alive || d->agent.control.state >= MP_STATE_GONE;
+    if (!d->cured)
         n = residue_detach(&d->talk, d->pid, &d->agent, d->timeout_ns, f);
     else
         n = residue_cure(&d->talk, d->pid, d->timeout_ns, f);

@@ -125,7 +125,6 @@ static struct thunk *page_new(void)
     t = (struct thunk *)(p + THUNK_PAGE);
     memcpy((void *)p, mp_thunk_text, (size_t)(mp_thunk_end - mp_thunk_text));
     memcpy(t->magic, THUNK_MAGIC, 8);
-    t->owner_pid = g.pid;
     t->entry = (uint64_t)p + (uint64_t)(eval - mp_thunk_text);
     t->trace_entry = (uint64_t)p + (uint64_t)(mp_thunk_trace - mp_thunk_text);
     mem_name((void *)p, THUNK_LEN, MP_THUNK_NAME);
@@ -547,6 +546,7 @@ static int attach_page(void)
     thunk_inert();
     page->tid_offset = g.tid_offset;
     page->owner_pid = g.pid;
+    page->frame_offset = offsetof(struct call, frame);
     page->enter = (uint64_t)(uintptr_t)verify_enter;
     in_slot = true;
     if (in_place)

@@ -56,7 +56,7 @@ struct thunk {
     uint64_t entry;       /* what was put into the eval_frame slot */
     uint64_t trace_entry; /* what is put into c_tracefunc */
     int32_t owner_pid;    /* whose calls `inflight` counts: not a forked child's */
-    uint32_t reserved;
+    uint32_t frame_offset; /* of `frame` in struct call */
 };
 _Static_assert(offsetof(struct thunk, inflight) == THUNK_INFLIGHT, "the launcher's sweep reads it");
 _Static_assert(offsetof(struct thunk, trace) == THUNK_TRACE, "thunk.S");

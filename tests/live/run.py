@@ -20,6 +20,7 @@ import time
 import traceback
 
 import channel
+import children
 import cli
 import governor
 import harness
@@ -50,7 +51,7 @@ def collect(interpreters, options):
     """[[Test]]: a list for each interpreter, the longest first; and one for the command line."""
     groups = []
     for interpreter in interpreters:
-        cases = [case for part in (scenarios, sessions, rivals, lines, governor) for case in part.tests(options.short)]
+        cases = [case for part in (scenarios, sessions, rivals, lines, governor, children) for case in part.tests(options.short)]
         cases += channel.tests(options.short)
         if not options.short:
             cases += cli.tests(False, everywhere=interpreter is not interpreters[0])
