@@ -296,7 +296,7 @@ static void put_footnotes(struct io *io, const struct table *t, const struct mod
         io_puts(io, "Calls of several threads overlapped: NET may hold one growth twice; OWN does not.\n");
     if (sum.rss_shared)
         io_printf(io, "SELF is estimated for %s of releases: threads hid them from one another, and they are shared out\n"
-                      "by what went during long calls, then by the releases that were seen.\n",
+                      "by the releases that were seen, then by what went during calls.\n",
                   render_size(a, sizeof(a), sum.rss_shared, false));
     if (sum.most_weight_log2)
         io_printf(io, "~: estimated. To keep the cost down calls were sampled, 1 in %u at the rarest; %" PRIu64

@@ -16,11 +16,12 @@
  * took, or those before it, in this very call, where one fits: its locals are freed
  * after its return was seen, and would make it grow and its caller shrink for ever.
  * (2) Growth beyond what the page faults of the call's thread can have brought is another
- * thread's; it counts for nobody here. (3) Where several threads are traced, their releases hide
+ * thread's; it counts for nobody here. Among threads a call grows by its faults,
+ * whatever RSS did (unless faults were seen to bring huge pages). (3) Where several threads are traced, their releases hide
  * one another, and one thread sees another's while it waits: what the sum of all
- * rss_self is above the process's growth is taken off functions in proportion to what
- * went during their long calls, then to the releases that were seen of each
- * (rss_shared; an estimate). Time and OWN need none of these. The
+ * rss_self is above the process's growth is taken off functions in proportion to the
+ * releases that were seen of each, as far as they kept something, and then to what went
+ * during their calls (rss_shared; an estimate). Time and OWN need none of these. The
  * inclusive figures are as measured.
  *
  * Exactness. RSS belongs to the process: a call's delta holds what other threads

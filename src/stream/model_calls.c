@@ -185,7 +185,7 @@ static void release_before(struct model *m, struct thread_slot *t, const struct 
     r = (struct release){.size = last->rss_end - call->rss_start,
                          .since = caller_since(t),
                          .last = last->since,
-                         .wide = !threaded(m) || call->start - last->end < FOREIGN_NS};
+                         .wide = !threaded(m)};
     last->taken = add_sat(last->taken, release_match(m, t, &r));
 }
 
@@ -200,7 +200,7 @@ static void release_last(struct model *m, struct thread_slot *t, const struct pe
     r = (struct release){.size = callees->rss_end - call->rss_end,
                          .since = call->since,
                          .last = callees->start,
-                         .wide = !threaded(m) || call->end - callees->end < FOREIGN_NS};
+                         .wide = !threaded(m)};
     callees->taken = add_sat(callees->taken, release_match(m, t, &r));
 }
 
@@ -225,15 +225,19 @@ static int64_t own_growth(const struct model *m, int64_t self, uint64_t own)
     return m->huge_calls >= HUGE_CALLS || (uint64_t)self <= most ? self : (int64_t)most;
 }
 
+static int64_t bytes_of(uint64_t v)
+{
+    return v > INT64_MAX ? INT64_MAX : (int64_t)v;
+}
+
 /* The call's own part of the change: to its function's SELF, and to what may be
- * released. A thread that took no page fault grew nothing: such growth is another
- * thread's, and left to it. What went while the call took long without its callees may
- * be either's: model_settle decides. */
+ * released. Among threads any call can have others' doings in it: its growth is then
+ * what its thread faulted, and what went may be anybody's: model_settle decides. */
 static void call_self(struct model *m, struct thread_slot *t, struct code_slot *c, const struct mp_record *r,
                       const struct pending *call, const struct pending *callees)
 {
     int64_t self = add_sat(sub_sat(call->rss, callees->rss), callees->taken);
-    uint64_t ns = subu_sat(call->ns, callees->ns);
+    uint64_t own = subu_sat(call->own, callees->own);
 
     if (self < 0 && call->weight_log2) { /* between callees that were drawn nothing was compared */
         struct release all = {.size = self == INT64_MIN ? INT64_MAX : -self,
@@ -241,15 +245,20 @@ static void call_self(struct model *m, struct thread_slot *t, struct code_slot *
 
         self = add_sat(self, release_match(m, t, &all));
     }
-    if (self < 0 && threaded(m) && ns > FOREIGN_NS) {
-        c->rss_doubtful = sub_sat(c->rss_doubtful, weigh(self, call->weight_log2));
-        self = 0;
+    if (threaded(m) && r->flags & MP_REC_HAS_OWN && m->huge_calls < HUGE_CALLS) {
+        int64_t grown = bytes_of(own);
+
+        if (self < grown)
+            c->rss_doubtful = add_sat(c->rss_doubtful, weigh(sub_sat(grown, self), call->weight_log2));
+        self = grown;
+    } else if (self > 0 && r->flags & MP_REC_HAS_OWN) {
+        self = own_growth(m, self, own);
     }
-    if (self > 0 && (r->flags & MP_REC_HAS_OWN))
-        self = own_growth(m, self, subu_sat(call->own, callees->own));
     self_add(c, weigh(self, call->weight_log2));
-    if (self > 0)
+    if (self > 0) {
+        c->rss_grown = add_sat(c->rss_grown, weigh(self, call->weight_log2));
         release_growth(t, &(struct growth){call->end, self, c->pub.id, call->weight_log2});
+    }
 }
 
 static void call_count(struct model_code *c, const struct mp_record *r, const struct pending *call,

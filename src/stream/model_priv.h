@@ -69,7 +69,8 @@ struct thread_slot {
 struct code_slot {
     struct model_code pub;   /* its rss_self is less by what model_settle took */
     int64_t rss_self;        /* without that */
-    int64_t rss_doubtful;    /* bytes that went while it waited or worked long, by whichever thread */
+    int64_t rss_doubtful;    /* bytes that went during its calls, by whichever thread */
+    int64_t rss_grown;       /* bytes that it took; never decreases */
     int64_t rss_matched;     /* bytes of its growth that were seen to be released; never decreases */
     char *strings[3]; /* name, file, module; owned */
 };

@@ -105,10 +105,15 @@ static int64_t settle_doubtful(const struct code_slot *c, double *ret_key)
     return c->rss_doubtful;
 }
 
+/* By the releases that were seen, and by how much of its growth these were: a match by
+ * chance is a small part of what a function keeps. */
 static int64_t settle_matched(const struct code_slot *c, double *ret_key)
 {
-    *ret_key = c->pub.rss_self > 0 ? (double)c->rss_matched : 0;
-    return c->pub.rss_self > 0 ? c->pub.rss_self : 0;
+    *ret_key = 0;
+    if (c->pub.rss_self <= 0 || c->rss_grown <= 0)
+        return 0;
+    *ret_key = (double)c->rss_matched * ((double)c->rss_matched / (double)c->rss_grown);
+    return c->pub.rss_self;
 }
 
 /* One round of sharing out pool bytes in proportion. Returns what is left of it. */
@@ -153,8 +158,8 @@ void model_settle(const struct model *m)
     if (pool <= 0 || pool == INT64_MAX)
         return;
     t->rss_shared = pool;
-    pool = settle_share(m, pool, settle_doubtful);
     for (int i = 0; i < SETTLE_ROUNDS && pool > 0; i++)
         pool = settle_share(m, pool, settle_matched);
+    pool = settle_share(m, pool, settle_doubtful);
     t->rss_shared -= pool;
 }

@@ -36,6 +36,7 @@ GROWING = (
     Row("asyncio_forever", lone=False, still=False, options=("--depth", "5", "--min-bytes", "64K")),
     Row("generators", still=False, options=("--depth", "2")),
     Row("recursion", still=False),  # its frames come from a heap that is trimmed in each step
+    Row("stacks", still=False, lone=False),
     Row("fork", slack=1024, lone=False, still=False),
     Row("fork_thread", slack=1024, lone=False, still=False),
     Row("multiprocessing", slack=1024, lone=False, still=False),
@@ -116,6 +117,29 @@ def check_rank(row, stream):
         check(other is rank or abs(other["rss_self_bytes"]) <= PAGES * PAGE, "blamed without cause: %s", other)
 
 
+def culprit(context, threads):
+    """A leak of 100 KiB a request beside a local of 4 MiB: the leak leads, the local is nowhere."""
+    path = context.file("culprit.ndjson")
+    requests = 100
+    with harness.Target(context.python, "culprit") as target:
+        with harness.Launcher(context.binary, "inject", "-p", target.pid, "-d", "60s", "--json", "-o", path,
+                              "--max-overhead", "0", "--depth", "5") as launcher:
+            launcher.wait_attached()
+            check(target.ask("serve %d %d" % (threads, requests)).get("served"), "it does not serve")
+            harness.run(context.binary, "detach", "-p", target.pid).expect(0)
+            launcher.result().expect(0)
+        target.check_untouched()
+    stream = harness.stream_of(path)
+    leaked = threads * requests * 25 * PAGE
+    rank = stream.rank("leak_pages")
+    check(rank["rank"] == 1, "another function is ranked first: %s", stream.of("rank")[:3])
+    check(abs(rank["rss_self_bytes"] - leaked) <= leaked // (8 if threads == 1 else 2), "%d were leaked: %s", leaked, rank)
+    held = stream.rank("hold_for_a_while")
+    check(held["rss_net_bytes"] > 10 * leaked, "the local is not seen: %s", held)
+    for other in stream.of("rank"):
+        check(other is rank or abs(other["rss_self_bytes"]) <= leaked // 2, "blamed without cause: %s", other)
+
+
 def raw(context, state):
     """Some short sessions over one blocking call."""
     with harness.Target(context.python, state) as target:
@@ -129,5 +153,7 @@ def tests(short):
     for row in GROWING:
         if not short or row.state in ("select", "fib"):
             yield "scenario " + row.state, lambda context, row=row: growing(context, row)
+    for threads in (1, 3):
+        yield "culprit among %d threads" % threads, lambda context, threads=threads: culprit(context, threads)
     for state in () if short else RAW:
         yield "scenario " + state, lambda context, state=state: raw(context, state)

@@ -1,5 +1,6 @@
 """States that keep the interpreter busy."""
 import json
+import mmap
 import os
 import queue
 import re
@@ -28,6 +29,78 @@ class Fib(work.State):
 
 def drop(value):
     return value
+
+
+def hold_for_a_while():
+    local = mmap.mmap(-1, 4 << 20)
+    for at in range(0, 4 << 20, 4096):
+        local[at] = 1
+    return len(local)
+
+
+def request():
+    """A temporary that dwarfs what is kept, and goes only after the call that made it."""
+    hold_for_a_while()
+    work.leak_pages(25)
+
+
+class Culprit(work.State):
+    """`serve N M`: M requests on each of N threads, from their main loops."""
+
+    def step(self, i):
+        time.sleep(0.002)
+        return checksum(i % work.PERIOD)
+
+    def command(self, words, control):
+        if words[0] != "serve":
+            return False
+        threads = [threading.Thread(target=self.loop, args=(int(words[2]),)) for _ in range(int(words[1]))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        control.tell(served=True)
+        return True
+
+    def loop(self, count):
+        for _ in range(count):
+            request()
+            time.sleep(0.002)
+
+
+def sink(n, reached):
+    reached[0] = n
+    sink(n + 1, reached)
+
+
+def sink_to_limit(limit, reached):
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(limit)
+    try:
+        sink(0, reached)
+    except RecursionError:
+        pass
+    finally:
+        sys.setrecursionlimit(before)
+
+
+class Stacks(work.State):
+    """Recursion to the limit on a stack that has just room for it: from 3.11 on Python
+    calls need none, so that a small one does, or the main thread's for a great limit."""
+
+    def setup(self, control):
+        inlined = sys.version_info >= (3, 11)
+        self.size, self.limit, self.main_limit = (131072, 900, 20000) if inlined else (524288, 700, 5000)
+
+    def step(self, i):
+        threading.stack_size(self.size)
+        deep, deeper = [0], [0]
+        thread = threading.Thread(target=sink_to_limit, args=(self.limit, deep))
+        thread.start()
+        thread.join()
+        threading.stack_size(0)
+        sink_to_limit(self.main_limit, deeper)
+        return checksum((i % work.PERIOD, self.limit - deep[0] < 50, self.main_limit - deeper[0] < 50))
 
 
 class Flood(work.State):
@@ -215,6 +288,7 @@ class Covered(work.State):
 
 
 STATES = {
+    "stacks": Stacks, "culprit": Culprit,
     "fib": Fib, "alloc": Alloc, "threads": Threads, "recursion": Recursion, "c_extensions": CExtensions,
     "traced": Traced, "profiled": Profiled, "covered": Covered, "flood": Flood,
 }
