@@ -262,7 +262,8 @@ enum mp_note_code {
     MP_NOTE_LINES_BUSY = 1, /* --lines: this thread's trace slot belongs to another tool; skipped */
     MP_NOTE_CHAINED = 2,    /* another eval-frame function was there and is called after ours */
     MP_NOTE_GIL = 3,        /* waiting for the GIL */
-    MP_NOTE_OTHER = 4
+    MP_NOTE_OTHER = 4,
+    MP_NOTE_FORK = 5        /* of the launcher: os.fork() will warn of threads while the agent is there */
 };
 
 #endif

@@ -358,6 +358,8 @@ static void live_fill_end(struct live *l)
     l->end.reason = l->reason ? l->reason : "detached";
     l->end.records = t.records;
     l->end.lost = t.lost[0];
+    l->end.tail_missing = !l->s.have_bye;
+    l->end.hook_ns = hook;
     l->end.cost_pct = wall ? 100.0 * (double)hook / (double)wall : 0;
     l->end.account = t.account;
     l->end.overhead_pct = render_overhead_pct(hook, t.account.work_ns);
@@ -435,6 +437,25 @@ static int live_exit_code(const struct live *l)
     return 0;
 }
 
+/* From 3.12 on os.fork() warns when the kernel counts more than one thread, and our
+ * agent's is one (CPython, posixmodule.c, warn_about_fork_with_threads). A program that
+ * has threads of its own is warned anyhow. */
+static void live_fork_note(struct live *l)
+{
+    static const char text[] = "from Python 3.12 on os.fork() warns of threads (DeprecationWarning); this process has one, "
+                               "and the agent's is counted while it is there";
+    struct stream_event ev = {.type = MP_MSG_NOTE};
+    int err;
+
+    if (l->meta.py_version < 0x030c0000 || l->meta.threads != 1)
+        return;
+    cmd_say(&l->o->talk, "%s", text);
+    ev.note.head = (struct mp_note){.code = MP_NOTE_FORK, .text_len = sizeof(text) - 1};
+    ev.note.text = text;
+    if (l->render && l->o->format == FORMAT_NDJSON && (err = render_event(l->render, l->model, &ev)))
+        live_output_failed(l, err);
+}
+
 /* From HOOKED to the verdict. */
 static int live_stream(struct live *l, const struct mp_options *agent, struct mp_failure *f)
 {
@@ -453,6 +474,7 @@ static int live_stream(struct live *l, const struct mp_options *agent, struct mp
     l->out.end_ns = l->o->duration_ns ? l->end_ns : 0;
     if (l->render && (err = render_begin(l->render, &l->meta)))
         live_output_failed(l, err);
+    live_fork_note(l);
     live_pump(l, l->end_ns, &later);
     l->out.end_ns = clock_mono_ns(); /* an output without room gets a grace from here on */
     /* Who comes now waits until all is clean. Where another one is at work already (a

@@ -56,17 +56,16 @@ static double cost_pct(const struct mp_control *c)
 /* The control block is the target's memory: the words may be anything. */
 static void print_cost(const struct mp_control *c)
 {
-    double overhead = render_overhead_pct(c->hook_ns, c->account.work_ns);
-    char now[32], goal[32], words[RENDER_WORDS];
+    char now[32], goal[32], words[RENDER_WORDS], cost[96];
 
-    if (overhead < 0) /* no window has ended yet */
-        printf("hook cost %.2f%% of a CPU", cost_pct(c));
-    else
-        printf("hook cost %.2f%% (%.2f%% of a CPU)", overhead, cost_pct(c));
+    fputs(render_cost(cost, sizeof(cost), c->hook_ns, c->account.work_ns, cost_pct(c)), stdout);
     if (!c->options.max_overhead_ppm)
         return;
-    printf(", %s now (--max-overhead %s); stage %s: %s",
-           render_ppm(now, sizeof(now), c->govern.cost_ppm), render_ppm(goal, sizeof(goal), c->options.max_overhead_ppm),
+    if (c->govern.work_ns < RENDER_WORK_MIN_NS) /* of the last window; with less work a percentage says nothing */
+        snprintf(now, sizeof(now), "next to nothing");
+    else
+        render_ppm(now, sizeof(now), c->govern.cost_ppm);
+    printf(", %s now (--max-overhead %s); stage %s: %s", now, render_ppm(goal, sizeof(goal), c->options.max_overhead_ppm),
            render_stage_name(c->govern.stage), render_in_force(words, sizeof(words), &c->govern, &c->options));
 }
 

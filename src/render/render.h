@@ -40,6 +40,8 @@ struct render_end {
     const char *reason;      /* "duration", "signal", "count", "target_exited", "stdout_closed", "detached", "agent", ... */
     bool clean;
     uint64_t records, lost;
+    bool tail_missing;       /* it ended without a goodbye: what was in the rings then is not in, and not counted */
+    uint64_t hook_ns;        /* time in hooks and probes */
     double cost_pct;         /* hook_ns over wall time, in per cent of one CPU */
     double overhead_pct;     /* hook_ns over the CPU time of the target's own work; below 0: not known */
     uint32_t max_overhead_ppm; /* --max-overhead; 0: off */
@@ -79,8 +81,8 @@ int render_ranking(FILE *out, const struct model *m, bool color, unsigned width)
 int render_mempulse(FILE *out, const struct model *m) MP_MUST_CHECK;
 
 /* "detached from PID: N records, M lost, hook cost X% (C% of a CPU), paused Y us; nothing
- * left behind". X is overhead_pct; where that is not known C stands alone. What the
- * governor gave up stands behind. */
+ * left behind". The cost is as render_cost tells it. What the governor gave up stands
+ * behind, and that the end of the stream is missing, where it is. */
 int render_verdict(FILE *out, pid_t pid, const struct render_end *end) MP_MUST_CHECK;
 
 /* The --json error object of docs/exit-codes.md, one line. pid <= 0: none. */
@@ -90,6 +92,11 @@ int render_error_json(FILE *out, pid_t pid, const struct mp_failure *f) MP_MUST_
 const char *render_stage_name(uint32_t stage);
 /* 100 * hook over work, or -1 when no work was measured. */
 double render_overhead_pct(uint64_t hook_ns, uint64_t work_ns);
+/* "hook cost 1.62% (1.10% of a CPU)"; without the first where no work was measured (work_ns
+ * 0). A percentage of next to nothing says nothing: below RENDER_WORK_MIN_NS it is "hook
+ * cost 382 us", whatever that is in per cent. Returns buf, 96 bytes hold all. */
+#define RENDER_WORK_MIN_NS 10000000u
+char *render_cost(char *buf, size_t len, uint64_t hook_ns, uint64_t work_ns, double cost_pct);
 /* "2%", "0.0078%": three digits. buf of at least 24 bytes. Returns buf. */
 char *render_ppm(char *buf, size_t len, uint64_t ppm);
 /* "depth 1 of 3, 1 call in 8": what is in force, as far as it is less than asked for.

@@ -21,6 +21,19 @@ double render_overhead_pct(uint64_t hook_ns, uint64_t work_ns)
     return work_ns ? 100.0 * (double)hook_ns / (double)work_ns : -1;
 }
 
+char *render_cost(char *buf, size_t len, uint64_t hook_ns, uint64_t work_ns, double cost_pct)
+{
+    char absolute[32];
+
+    if (!work_ns)
+        snprintf(buf, len, "hook cost %.2f%% of a CPU", cost_pct);
+    else if (work_ns < RENDER_WORK_MIN_NS)
+        snprintf(buf, len, "hook cost %s", render_duration(absolute, sizeof(absolute), hook_ns));
+    else
+        snprintf(buf, len, "hook cost %.2f%% (%.2f%% of a CPU)", render_overhead_pct(hook_ns, work_ns), cost_pct);
+    return buf;
+}
+
 char *render_ppm(char *buf, size_t len, uint64_t ppm)
 {
     double pct = (double)ppm / 10000.0;

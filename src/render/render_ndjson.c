@@ -30,6 +30,7 @@ static const char *const note_names[] = {
     [MP_NOTE_CHAINED] = "chained",
     [MP_NOTE_GIL] = "gil",
     [MP_NOTE_OTHER] = "other",
+    [MP_NOTE_FORK] = "fork",
 };
 
 static const char *const hook_names[] = {"none", "thunk", "monitoring"};
@@ -442,6 +443,8 @@ static int put_end(struct render *r, const struct model *m, const struct render_
     jline_bool(&j, "clean", end->clean);
     jline_uint(&j, "records", end->records);
     jline_uint(&j, "lost", end->lost);
+    if (end->tail_missing)
+        jline_bool(&j, "tail_missing", true);
     add_totals(&j, &t);
     jline_decimal(&j, "cost_percent", end->cost_pct);
     if (end->overhead_pct >= 0)

@@ -36,13 +36,10 @@ static void verdict_cost(struct io *io, const struct render_end *end)
 {
     const struct mp_account *a = &end->account;
     double floor = render_overhead_pct(a->floor_ns, a->work_ns);
-    char given_up[RENDER_WORDS], goal[32];
+    char given_up[RENDER_WORDS], goal[32], cost[96];
 
-    if (end->overhead_pct < 0)
-        io_printf(io, "hook cost %.2f%% of a CPU", end->cost_pct);
-    else
-        io_printf(io, "hook cost %.2f%% (%.2f%% of a CPU)", end->overhead_pct, end->cost_pct);
-    if (floor >= FLOOR_TOLD_PCT && end->overhead_pct >= 0)
+    io_puts(io, render_cost(cost, sizeof(cost), end->hook_ns, a->work_ns, end->cost_pct));
+    if (floor >= FLOOR_TOLD_PCT && a->work_ns >= RENDER_WORK_MIN_NS)
         io_printf(io, ", %.2f%% by its presence alone", floor);
     if (end->max_overhead_ppm && *render_given_up(given_up, sizeof(given_up), a, end->depth))
         io_printf(io, " (given up for --max-overhead %s: %s)", render_ppm(goal, sizeof(goal), end->max_overhead_ppm),
@@ -61,6 +58,8 @@ int render_verdict(FILE *out, pid_t pid, const struct render_end *end)
     io_printf(&io, "%" PRIu64 " record%s, %" PRIu64 " lost, ", end->records, end->records == 1 ? "" : "s", end->lost);
     verdict_cost(&io, end);
     io_printf(&io, ", paused %" PRIu64 " us; ", (end->pause_ns + 500) / 1000);
+    if (end->tail_missing)
+        io_puts(&io, "what it did in its last moments (up to 0.1 s) is not in; ");
     if (end->clean)
         io_puts(&io, "nothing left behind\n");
     else

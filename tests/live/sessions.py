@@ -92,6 +92,8 @@ def target_ends(context, command, reason):
         result.expect(11)
         end = harness.stream_of(path).end
         check(end["reason"] == reason, "the reason is %s\n%s", end, result)
+        check(end.get("tail_missing") is True, "it does not say that the end is missing: %s", end)
+        check("last moments (up to 0.1 s) is not in" in result.err, "nor does the verdict\n%s", result)
         target.account = {}  # it has no last word
 
 
@@ -150,6 +152,7 @@ def detach_elsewhere(context):
             launcher.result().expect(0)
         end = harness.stream_of(path).end
         check(end["reason"] == "detached" and end["clean"], "the end is %s", end)
+        check("tail_missing" not in end, "all was received: %s", end)
         target.check_untouched()
 
 

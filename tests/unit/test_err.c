@@ -48,6 +48,13 @@ START_TEST(test_json)
                              "\"hint\":\"sysctl kernel.yama.ptrace_scope=0, or run as root\","
                              "\"changed_target\":false}\n");
     free(c.text);
+    f.target_ended = true; /* of a dead target nothing is said about changes */
+    capture_open(&c);
+    ck_assert_int_eq(render_error_json(c.file, 12, &f), 0);
+    capture_close(&c);
+    ck_assert_ptr_nonnull(strstr(c.text, ",\"target_ended\":true}\n"));
+    ck_assert_ptr_null(strstr(c.text, "changed_target"));
+    free(c.text);
     f = (struct mp_failure){0};
     (void)mp_fail(&f, MP_E_USAGE, 0, "bad");
     f.changed_target = true;

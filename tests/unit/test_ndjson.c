@@ -61,6 +61,22 @@ START_TEST(test_golden_residue)
 }
 END_TEST
 
+START_TEST(test_tail)
+{
+    struct render_end end = gen_end();
+
+    for (int missing = 0; missing < 2; missing++) {
+        struct capture c;
+
+        end.tail_missing = missing;
+        session(&c, gen_meta(), end);
+        capture_close(&c);
+        ck_assert_int_eq(strstr(c.text, "\"lost\":37,\"tail_missing\":true,") != NULL, missing);
+        free(c.text);
+    }
+}
+END_TEST
+
 START_TEST(test_golden_governed)
 {
     struct render_meta meta = gen_meta();
@@ -173,6 +189,7 @@ int main(void)
     TCase *tc = tcase_create("ndjson");
 
     tcase_add_test(tc, test_golden);
+    tcase_add_test(tc, test_tail);
     tcase_add_test(tc, test_golden_residue);
     tcase_add_test(tc, test_golden_governed);
     tcase_add_test(tc, test_lines_parse);

@@ -124,6 +124,23 @@ START_TEST(test_verdict)
 }
 END_TEST
 
+/* A target that ended takes with it what its rings held. */
+START_TEST(test_verdict_tail)
+{
+    struct render_end end = gen_end();
+    struct capture c;
+
+    end.reason = "target_exited";
+    end.tail_missing = true;
+    capture_open(&c);
+    ck_assert_int_eq(render_verdict(c.file, 4242, &end), 0);
+    capture_close(&c);
+    ck_assert_str_eq(c.text, "process 4242 ended: 11 records, 37 lost, hook cost 0.43% of a CPU, paused 184 us; what it did "
+                             "in its last moments (up to 0.1 s) is not in; nothing left behind\n");
+    free(c.text);
+}
+END_TEST
+
 /* The cost as part of the target's own work, what the hook costs by its presence, what was given up. */
 START_TEST(test_verdict_cost)
 {
@@ -135,15 +152,18 @@ START_TEST(test_verdict_cost)
     } rows[] = {
         {{0}, 20000, -1, "hook cost 0.43% of a CPU, paused"},
         {{.work_ns = 1000000000, .stage_ns = {9}}, 20000, 1.234, "hook cost 1.23% (0.43% of a CPU), paused"},
+        {{.work_ns = 10000000}, 20000, 120, "hook cost 120.00% (0.43% of a CPU), paused"},
+        {{.work_ns = 9999999, .floor_ns = 9999999}, 20000, 120, "lost, hook cost 12.0 ms, paused"},
+        {{.work_ns = 1, .floor_ns = 1}, 20000, 38205100, "lost, hook cost 382 us, paused"},
         {{.work_ns = 1000000000, .floor_ns = 80000000}, 0, 9, "hook cost 9.00% (0.43% of a CPU), 8.00% by its presence alone, paused"},
-        {{.work_ns = 1, .stage_ns = {9, 1200000, 4200000000, 12000000000, 1000000000}, .least_depth = 1,
+        {{.work_ns = 1000000000, .stage_ns = {9, 1200000, 4200000000, 12000000000, 1000000000}, .least_depth = 1,
           .most_sample_log2 = 6},
          5000, 3.1,
          "hook cost 3.10% (0.43% of a CPU) (given up for --max-overhead 0.5%: smaps_rollup more rarely for 1.20 ms, "
          "depth down to 1 of 3 for 4.20 s, 1 call in up to 64 for 12.0 s, nothing traced for 1.00 s), paused"},
-        {{.work_ns = 1, .stage_ns = {0, 0, 0, 0, 2000000}}, 100, 3.1,
+        {{.work_ns = 1000000000, .stage_ns = {0, 0, 0, 0, 2000000}}, 100, 3.1,
          "hook cost 3.10% (0.43% of a CPU) (given up for --max-overhead 0.01%: nothing traced for 2.00 ms), paused"},
-        {{.work_ns = 1, .stage_ns = {0, 0, 0, 0, 2000000}}, 0, 3.1, "hook cost 3.10% (0.43% of a CPU), paused"},
+        {{.work_ns = 1000000000, .stage_ns = {0, 0, 0, 0, 2000000}}, 0, 3.1, "hook cost 3.10% (0.43% of a CPU), paused"},
     };
     struct render_end end = gen_end();
     struct capture c;
@@ -151,6 +171,7 @@ START_TEST(test_verdict_cost)
     end.account = rows[_i].account;
     end.max_overhead_ppm = rows[_i].goal;
     end.overhead_pct = rows[_i].overhead;
+    end.hook_ns = rows[_i].overhead > 0 ? (uint64_t)(rows[_i].overhead * (double)end.account.work_ns / 100 + 0.5) : 0;
     end.depth = 3;
     capture_open(&c);
     ck_assert_int_eq(render_verdict(c.file, 4242, &end), 0);
@@ -197,7 +218,8 @@ int main(void)
     tcase_add_loop_test(tc, test_many, 0, 2);
     tcase_add_loop_test(tc, test_fits_terminal, 0, 80);
     tcase_add_loop_test(tc, test_verdict, 0, 5);
-    tcase_add_loop_test(tc, test_verdict_cost, 0, 6);
+    tcase_add_loop_test(tc, test_verdict_cost, 0, 9);
+    tcase_add_test(tc, test_verdict_tail);
     tcase_add_loop_test(tc, test_in_force, 0, 6);
     return gen_run(tc);
 }

@@ -332,7 +332,8 @@ static inline struct render_end gen_governed_end(const struct model *m)
     model_totals(m, &t);
     e.records = 4;
     e.lost = 0;
-    e.overhead_pct = render_overhead_pct(372000000, t.account.work_ns);
+    e.hook_ns = 372000000;
+    e.overhead_pct = render_overhead_pct(e.hook_ns, t.account.work_ns);
     e.max_overhead_ppm = 20000;
     e.depth = 3;
     e.account = t.account;
