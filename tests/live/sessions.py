@@ -1,6 +1,7 @@
 """How sessions begin and end: many in a row, a launcher that dies, a target that
 ends, a second launcher, a frame that does not return. On every interpreter."""
 import os
+import re
 import signal
 
 import harness
@@ -156,7 +157,29 @@ def detach_elsewhere(context):
         target.check_untouched()
 
 
+def fork_note(context):
+    """From 3.12 on fork() in a program with one thread warns: said at the attach, once."""
+    words = "os.fork() warns of threads"
+    for state, wanted in (("fib", context.interpreter.monitoring), ("threads", False)):
+        path = context.file(state + ".ndjson")
+        with harness.Target(context.python, state) as target:
+            result = harness.run(context.binary, "inject", "-p", target.pid, "-d", "50ms", "--json", "-o", path).expect(0)
+            notes = [row for row in harness.stream_of(path).of("note") if row["code"] == "fork"]
+            check((words in result.err) == wanted and len(notes) == wanted, "%s: %s\n%s", state, notes, result)
+            quiet = harness.run(context.binary, "inject", "-p", target.pid, "-d", "50ms", "-q", "-o", os.devnull).expect(0)
+            check(words not in quiet.err, "-q is not quiet\n%s", quiet)
+
+
+def little_work(context):
+    """A percentage of next to no work says nothing: the cost is told in time."""
+    with harness.Target(context.python, "sleep") as target:
+        result = harness.run(context.binary, "inject", "-p", target.pid, "-d", "600ms", "-o", os.devnull).expect(0)
+        check(re.search(r"hook cost ([0-9.]+ (ns|us|ms)|0\.[0-9]+% of a CPU)[ ,]", result.err), "the cost\n%s", result)
+
+
 TESTS = (
+    ("os.fork() will warn", fork_note),
+    ("cost of little work", little_work),
     ("waiting target, exactly as before", waiting_target),
     ("%d cycles" % CYCLES, cycles),
     ("launcher killed in mid-stream", launcher_killed),
