@@ -67,7 +67,9 @@ struct mp_control {
     /* After a detach_request the agent, in state GONE or RESIDUE, lingers until
      * this is non-zero (or MP_ACK_WAIT_MS), so that `detach` can read the above. */
     volatile uint32_t detach_ack;
-    uint32_t reserved;
+    /* Descriptors of ours that the target closed or replaced: bits 1 << enum mp_held_slot.
+     * The agent then leaves; where it can say no BYE it lingers as after a detach_request. */
+    volatile uint32_t cut;
 } __attribute__((aligned(64)));
 
 #endif

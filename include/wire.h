@@ -94,7 +94,8 @@ enum mp_fail {
     MP_FAIL_ABI = 8,
     MP_FAIL_PYTHON = 9,      /* a C-API call failed; text says which */
     MP_FAIL_GIL = 10,        /* the launcher left while the agent waited for the GIL */
-    MP_FAIL_RECURSION = 11   /* the hook would cost more C stack than the recursion limit allows */
+    MP_FAIL_RECURSION = 11,  /* the hook would cost more C stack than the recursion limit allows */
+    MP_FAIL_CUT = 12         /* the target closed or replaced descriptors of ours */
 };
 
 struct mp_failed {
@@ -201,6 +202,10 @@ struct mp_account {
     uint64_t agent_ns; /* CPU time of the agent's own thread, which runs beside the target's */
     uint64_t floor_ns; /* of hook_ns: what a hook costs by its presence */
     uint64_t stage_ns[MP_STAGES]; /* wall time spent in each stage */
+    uint64_t blind_ns; /* 3.12+: a function that was only called below the depth is looked at again
+                          after so long, and not seen before; 0: all are */
+    uint64_t rest_ns;  /* 3.11: wall time that the hook was out of its slot while a thread was deep on
+                          its C stack: calls of other threads then were not seen */
     uint32_t cost_ppm;         /* of the last window */
     uint32_t deepest;          /* enum mp_stage: the furthest one reached */
     uint32_t least_depth;      /* the shallowest depth that was in force */
@@ -250,7 +255,8 @@ enum mp_bye_reason {
     MP_BYE_LEASE = 3,    /* the launcher's end closed */
     MP_BYE_FAILED = 4,   /* never hooked */
     MP_BYE_FINALIZE = 5, /* the interpreter shuts down */
-    MP_BYE_CURED = 6     /* MP_OPT_CURE did its work */
+    MP_BYE_CURED = 6,    /* MP_OPT_CURE did its work */
+    MP_BYE_CUT = 7       /* the target closed or replaced descriptors of ours */
 };
 
 struct mp_note {

@@ -26,6 +26,7 @@
 #define LEAVE_WAIT_NS 10000000000ull /* for BYE: the agent may have to wait for the GIL */
 #define CLEAN_WAIT_MS 3000u          /* for the last mapping to go after BYE */
 #define END_WAIT_MS 500              /* for a process that closed its end to be seen as ended */
+#define END_STEP_MS 20
 #define SETTLE_STEP_MS 5
 #define NEVER_NS UINT64_MAX
 
@@ -255,31 +256,62 @@ static void live_event(struct live *l, struct stream_event *ev)
         if (err)
             live_output_failed(l, err);
     }
-    if (ev->type == MP_MSG_BYE)
-        live_stop(l, ev->bye.reason == MP_BYE_FINALIZE ? "target_finalizing" : "detached",
-                  ev->bye.reason == MP_BYE_FINALIZE ? MP_E_TARGET_EXITED : 0);
+    if (ev->type != MP_MSG_BYE)
+        return;
+    if (ev->bye.reason == MP_BYE_FINALIZE)
+        live_stop(l, "target_finalizing", MP_E_TARGET_EXITED);
+    else if (ev->bye.reason == MP_BYE_CUT)
+        live_stop(l, RENDER_END_CUT, MP_E_FDS_CLOSED);
+    else
+        live_stop(l, "detached", 0);
+}
+
+/* The target closed or replaced our descriptors: the agent, which can't say BYE any
+ * more, left its account in the control block. */
+static void live_cut(struct live *l, struct inject_agent *a)
+{
+    const struct mp_control *c = &a->control;
+    struct mp_failure f = {0};
+
+    live_stop(l, RENDER_END_CUT, MP_E_FDS_CLOSED);
+    if (residue_detach(&l->o->talk, l->o->pid, a, LEAVE_WAIT_NS, &f) || c->state < MP_STATE_GONE)
+        return;
+    l->s.bye = (struct mp_bye){
+        .reason = MP_BYE_CUT, .residue = c->residue, .records = c->records, .lost = c->lost, .hook_ns = c->hook_ns,
+        .slots = c->slots_after, .account = c->account,
+    };
+    l->s.have_bye = true;
 }
 
 /* The socket ended without BYE: what happened to the target? A process that ends
  * closes its descriptors first and gives up its memory before it is a zombie
  * (kernel/exit.c, do_exit), so it gets a moment to do so. An exec leaves another
- * program, without our agent, in a process that goes on. */
+ * program, without our agent, in a process that goes on. A target that closed our
+ * descriptors has its agent for MP_ACK_WAIT_MS at least. */
 static void live_eof(struct live *l)
 {
     struct pollfd end = {l->s.facts->pidfd, POLLIN, 0};
+    uint64_t until = clock_mono_ns() + END_WAIT_MS * 1000000ull;
     struct mp_failure f = {0};
     struct inject_agent a;
-    int n;
+    int n, same;
 
     if (l->s.have_bye)
         return;
     l->reason = NULL; /* an end of its own, whatever was under way */
-    if (poll(&end, 1, END_WAIT_MS) > 0 || !session_target_runs(&l->s)) {
-        live_stop(l, "target_exited", MP_E_TARGET_EXITED);
-        return;
-    }
+    do {
+        if (poll(&end, 1, END_STEP_MS) > 0 || !session_target_runs(&l->s)) {
+            live_stop(l, "target_exited", MP_E_TARGET_EXITED);
+            return;
+        }
+        if (session_cut(&l->s, &a)) {
+            live_cut(l, &a);
+            return;
+        }
+        same = session_same_image(&l->s);
+    } while (same && clock_mono_ns() < until);
     n = inject_find_agent(l->o->pid, &a, &f);
-    if (n == 0)
+    if (same == 0 || (n == 0 && same < 0))
         live_stop(l, "target_execed", MP_E_TARGET_EXECED);
     else if (n < 0 && f.code == MP_E_ESRCH)
         live_stop(l, "target_exited", MP_E_TARGET_EXITED);
@@ -332,11 +364,17 @@ static void live_verify(struct live *l, struct mp_failure *f)
 {
     int n;
 
-    l->end.clean = live_target_gone(l);
+    l->end.clean = l->err == MP_E_TARGET_EXITED;
     l->end.residue = l->s.have_bye ? l->s.bye.residue : 0;
     if (l->end.clean)
         return;
+    if (l->err == MP_E_TARGET_EXECED) { /* another program: nothing of `before` is in it */
+        inject_snapshot_free(l->s.before);
+        l->s.before = NULL;
+    }
     n = session_wait_clean(&l->s, CLEAN_WAIT_MS, &l->diff, f);
+    if (n < 0 && l->err == MP_E_TARGET_EXECED)
+        n = 1; /* it can't be looked at (a setuid program, say); exec itself took all that was ours */
     if (n == SESSION_SUCCEEDED) { /* what the diff names is the next session's; ours is what BYE names */
         l->diff.detail[0] = 0;
         n = l->s.have_bye && !l->end.residue;
@@ -360,6 +398,8 @@ static void live_fill_end(struct live *l)
     l->end.lost = t.lost[0];
     l->end.tail_missing = !l->s.have_bye;
     l->end.hook_ns = hook;
+    if (l->s.bye.reason == MP_BYE_CUT && l->s.bye.records + l->s.bye.lost > t.records + t.lost[0] && !l->o->count)
+        l->end.lost = l->s.bye.records + l->s.bye.lost - t.records; /* what was under way in the socket too */
     l->end.cost_pct = wall ? 100.0 * (double)hook / (double)wall : 0;
     l->end.account = t.account;
     l->end.overhead_pct = render_overhead_pct(hook, t.account.work_ns);

@@ -16,6 +16,7 @@
 #define LEAVE_WAIT_MS 1500u
 #define LOOK_MS 200
 #define END_WAIT_MS 500   /* for a process that closed its end to be seen as ended */
+#define END_STEP_MS 20
 #define CLEAN_STEP_MS 200u
 #define RIVAL_WAIT_NS 2000000000ull /* below MP_GO_WAIT_MS: our agent waits for GO meanwhile */
 #define RIVAL_STEP_MS 5
@@ -30,6 +31,7 @@ static const struct fail_row fail_rows[] = {
     {MP_FAIL_TOOL_IDS, MP_E_BUSY_TOOL_IDS},   {MP_FAIL_LAYOUT, MP_E_PY_LAYOUT},
     {MP_FAIL_TRACER, MP_E_BUSY_TRACE_SLOT},   {MP_FAIL_ABI, MP_E_ABI},
     {MP_FAIL_GIL, MP_E_GIL_TIMEOUT},          {MP_FAIL_RECURSION, MP_E_PY_RECURSION},
+    {MP_FAIL_CUT, MP_E_FDS_CLOSED},
 };
 
 static enum mp_err fail_to_err(uint32_t code)
@@ -186,15 +188,37 @@ int session_next(struct session *s, uint64_t deadline_ns, int wake_fd, int extra
     }
 }
 
+bool session_cut(const struct session *s, struct inject_agent *ret_agent)
+{
+    struct mp_failure ignored = {0};
+
+    return inject_find_agent(s->pid, ret_agent, &ignored) > 0 && ret_agent->alive && ret_agent->control.cut &&
+           ret_agent->control.region_base == s->inj.region_base;
+}
+
+int session_same_image(const struct session *s)
+{
+    uint8_t now[sizeof(s->image)];
+
+    if (!s->image_known || proc_image_id(s->pid, now))
+        return -1;
+    return !memcmp(now, s->image, sizeof(now));
+}
+
 /* Why nothing came over the socket: the boot block or the process may say. */
 static int session_explain_silence(struct session *s, const char *what, struct mp_failure *f)
 {
     struct pollfd end = {s->facts->pidfd, POLLIN, 0};
+    struct inject_agent agent;
     struct mp_boot boot;
 
     /* A process that dies closes its descriptors before it is seen as ended. */
-    if (poll(&end, 1, END_WAIT_MS) > 0 || !session_target_runs(s))
-        return mp_fail(f, MP_E_TARGET_EXITED, 0, "process %d ended while being injected", (int)s->pid);
+    for (int waited = 0; waited < END_WAIT_MS; waited += END_STEP_MS) {
+        if (poll(&end, 1, END_STEP_MS) > 0 || !session_target_runs(s))
+            return mp_fail(f, MP_E_TARGET_EXITED, 0, "process %d ended while being injected", (int)s->pid);
+        if (session_cut(s, &agent))
+            return mp_fail(f, MP_E_FDS_CLOSED, 0, "process %d closed or replaced the session's descriptors", (int)s->pid);
+    }
     if (!inject_read_boot(s->pid, s->inj.region_base, &boot) && boot.error) {
         boot.error_text[sizeof(boot.error_text) - 1] = 0;
         return mp_fail(f, MP_E_INJECT, boot.error, "the agent could not be loaded in process %d: %.200s",
@@ -352,6 +376,7 @@ int session_open(struct session *s, const struct mp_options *o, uint64_t deadlin
     err = inject_snapshot_take(&s->before, s->pid, f);
     if (err)
         return err;
+    s->image_known = proc_image_id(s->pid, s->image) == 0;
     signal(SIGPIPE, SIG_IGN); /* a channel of pipes has no MSG_NOSIGNAL */
     err = inject_run(s->plan, left_ms, t->log, &s->inj, f);
     if (err)

@@ -21,6 +21,8 @@ struct session {
     struct mp_slots slots; /* before the hook */
     struct mp_bye bye;
     bool hooked, have_bye, detach_sent;
+    bool image_known;
+    uint8_t image[16];  /* proc_image_id, before the injection */
     uint64_t hooked_ns; /* CLOCK_MONOTONIC at HOOKED */
 };
 
@@ -51,6 +53,13 @@ int session_next(struct session *s, uint64_t deadline_ns, int wake_fd, int extra
 /* The process that was injected still runs: same pid, same start. A leader that has
  * exited is a zombie while its threads live on. */
 bool session_target_runs(const struct session *s);
+
+/* The target closed or replaced descriptors of the session's agent, which is there
+ * still, in *ret_agent, and lingers until residue_detach has read its account. */
+bool session_cut(const struct session *s, struct inject_agent *ret_agent);
+
+/* 1 the process still runs the program that was injected, 0 another one (exec), -1 can't be told. */
+int session_same_image(const struct session *s);
 
 /* Waits until nothing of this session is left in the target, at most timeout_ms. 1;
  * SESSION_SUCCEEDED when the session has gone and another one, of a mempulse that came

@@ -317,7 +317,11 @@ bool drain(void); /* sends what rings hold; false when the socket is full */
 
 /* Moves a descriptor up and notes it in the boot block; returns it, or fd if negative. */
 int held_take(enum mp_held_slot slot, int fd);
-int held_drop(enum mp_held_slot slot, int fd); /* closes it and strikes it out; -1 */
+int held_drop(enum mp_held_slot slot, int fd); /* closes it, if it is still ours, and strikes it out; -1 */
+/* Whether it is still ours; if not, it never is again, and mp_control_block.cut says so.
+ * One fstat; hooks may call it. */
+bool held_ours(enum mp_held_slot slot);
+bool held_all(void); /* the same for each that there is */
 void held_close_copies(struct mp_boot *b); /* in a forked child: those that are still the parent's */
 
 /* ---- copies.c: what a fork copied of agents elsewhere ---------------------------- */
@@ -395,7 +399,7 @@ struct agent {
     uint32_t round;      /* counts monitor_rearm */
     uint32_t ensuring;   /* 1 while the agent has a thread state of its own, or is about to get one */
     bool resting;        /* 3.11: the hook is out of its slot for a while */
-    uint64_t rests, rest_ns; /* how often, and for how long in all: calls then are not seen */
+    uint64_t rests, rest_ns; /* how often; how long in all with other threads about, whose calls then are not seen */
     uint64_t round_ns;   /* time until functions that were switched off are looked at again; 0: none is */
     uint64_t line_events;
     uint64_t records, filtered, rollup_ns;

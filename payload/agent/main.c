@@ -242,6 +242,10 @@ static int install(void)
     state = py_ensure();
     /* The wait may have been long: is anybody still interested? */
     wire_wait(0);
+    if (!held_all()) {
+        py_release(state);
+        return fail_set(MP_FAIL_CUT, 0, "the target closed the session's descriptors", NULL);
+    }
     if (wire_closed() || mp_control_block.detach_request) {
         py_release(state);
         return fail_set(MP_FAIL_GIL, 0, "the launcher left while the agent waited for the GIL", NULL);
@@ -319,6 +323,8 @@ static uint32_t leave_reason(void)
     size_t len;
     int r;
 
+    if (!held_all())
+        return MP_BYE_CUT;
     while ((r = wire_receive(&type, &payload, &len)) > 0)
         if (type == MP_MSG_DETACH)
             return MP_BYE_DETACH;
@@ -392,12 +398,14 @@ static void drain_rest(void)
 
 /* ---- leaving ------------------------------------------------------------------------------ */
 
-/* Somebody asked through the control block: let them read the account. */
+/* Somebody asked through the control block, or the launcher can't be told any more why
+ * we leave: let them read the account. */
 static void wait_ack(void)
 {
     uint64_t end = clock_ns(CLOCK_MONOTONIC) + MP_ACK_WAIT_MS * 1000000ull;
 
-    while (mp_control_block.detach_request && !mp_control_block.detach_ack && clock_ns(CLOCK_MONOTONIC) < end) {
+    while ((mp_control_block.detach_request || (mp_control_block.cut && wire_closed())) &&
+           !mp_control_block.detach_ack && clock_ns(CLOCK_MONOTONIC) < end) {
         mp_control_block.heartbeat_ns = clock_ns(CLOCK_MONOTONIC);
         sys_poll(NULL, 0, 5);
     }

@@ -49,18 +49,25 @@ uint64_t clock_ns(int clock)
     return (uint64_t)ts.sec * 1000000000ull + (uint64_t)ts.nsec;
 }
 
-/* "size resident ...": the second number, in pages. */
+/* "size resident ...": the second number, in pages. Anything else comes from a file of
+ * the target's under our number (held.c) and is no reading. */
 int64_t meter_rss(void)
 {
     char buf[STATM_BUF];
     long n = sys_pread(statm_fd, buf, sizeof(buf), 0);
     const char *p = buf, *end = buf + n;
 
+    const char *second;
+    int64_t pages;
+
     if (n <= 0)
         return -1;
     parse_dec(&p, end);
-    p++;
-    return p < end ? (int64_t)parse_dec(&p, end) : -1;
+    if (p == buf || p >= end || *p++ != ' ')
+        return -1;
+    second = p;
+    pages = (int64_t)parse_dec(&p, end);
+    return p > second && p < end && *p == ' ' ? pages : -1;
 }
 
 /* Whether the thread's last reading of statm still stands: it has faulted no page
@@ -141,6 +148,18 @@ bool rollup_wanted(uint64_t now, int64_t rss, const struct code *code)
            now - rollup_last >= ROLLUP_TIMER_NS;
 }
 
+/* The first line ends in "[rollup]" (fs/proc/task_mmu.c, show_smaps_rollup). */
+static bool is_rollup(const char *p, const char *end)
+{
+    static const char name[] = "[rollup]\n";
+    const size_t len = sizeof(name) - 1;
+    const char *nl = p;
+
+    while (nl < end && *nl != '\n')
+        nl++;
+    return nl < end && (size_t)(nl + 1 - p) >= len && !memcmp(nl + 1 - len, name, len);
+}
+
 /* Lines "Name:   123 kB". */
 static void rollup_parse(const char *p, const char *end, struct rollup *ret)
 {
@@ -175,7 +194,7 @@ bool meter_rollup(struct thread *th, unsigned times, struct rollup *ret)
     if (rollup_fd < 0)
         return false;
     n = sys_pread(rollup_fd, rollup_buf, sizeof(rollup_buf), 0);
-    if (n <= 0)
+    if (n <= 0 || !is_rollup(rollup_buf, rollup_buf + n))
         return false;
     rollup_parse(rollup_buf, rollup_buf + n, ret);
     now = clock_ns(CLOCK_MONOTONIC);

@@ -32,7 +32,8 @@ void ring_commit(struct thread *th)
         th->tail_seen = load_acquire(&th->tail);
         if (th->head - th->tail_seen >= MP_RING_RECORDS / 2) {
             g.sleeping = 0;
-            sys_write(g.wake_fd, &one, sizeof(one));
+            if (held_ours(MP_HELD_WAKE))
+                sys_write(g.wake_fd, &one, sizeof(one));
         }
     }
 }

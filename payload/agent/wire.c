@@ -52,8 +52,13 @@ static long channel_read(char *p, size_t len)
 static void send_some(void)
 {
     while (out_from < out_to && !gone) {
-        long n = channel_write(out + out_from, out_to - out_from);
+        long n;
 
+        if (!held_ours(rx == tx ? MP_HELD_IN : MP_HELD_OUT)) {
+            gone = true;
+            break;
+        }
+        n = channel_write(out + out_from, out_to - out_from);
         if (n == -SYS_EINTR)
             continue;
         if (n == -SYS_EAGAIN)
@@ -124,7 +129,7 @@ int wire_wait(unsigned timeout_ms)
     if (out_from < out_to)
         p[rx == tx ? 0 : 2].events |= POLLOUT;
     n = sys_poll(p, 3, (int)timeout_ms); /* a negative descriptor is passed over */
-    if (n > 0 && p[1].revents & POLLIN)
+    if (n > 0 && p[1].revents & POLLIN && held_ours(MP_HELD_WAKE))
         sys_read(g.wake_fd, &count, sizeof(count));
     /* A half-closed or dead peer: what it sent before is still read first. */
     if (n > 0 && (p[0].revents | p[2].revents) & (POLLHUP | POLLERR) && !(p[0].revents & POLLIN))
@@ -142,6 +147,10 @@ int wire_receive(unsigned *ret_type, const void **ret_payload, size_t *ret_len)
         memmove(in, in + in_used, in_len - in_used);
         in_len -= in_used;
         in_used = 0;
+    }
+    if (!gone && !held_ours(MP_HELD_IN)) {
+        gone = rx == tx; /* of two pipes the other one may still take BYE */
+        return -1;
     }
     n = gone ? 0 : channel_read(in + in_len, IN_SIZE - in_len);
     if (n > 0)

@@ -122,10 +122,21 @@ static int32_t hold(struct mp_boot *b, enum mp_held_slot slot, int32_t fd)
     return fd;
 }
 
+/* Whether what was noted is still ours: the target may have closed it, and have got
+ * the same number for a file of its own (agent/held.c). */
+static int ours(struct mp_boot *b, enum mp_held_slot slot)
+{
+    uint64_t st[18];
+    struct mp_held *h = &b->held[slot];
+    return !h->ino || (sys4(NR_fstat, h->fd, (long)st, 0, 0) == 0 && st[0] == h->dev && st[1] == h->ino);
+}
+
 /* Closes the descriptor in *fd, -1: none, and strikes it out. */
 static void drop(struct mp_boot *b, enum mp_held_slot slot, volatile int32_t *fd)
 {
-    close_fd(fd);
+    if (ours(b, slot))
+        close_fd(fd);
+    *fd = -1;
     b->held[slot].ino = 0;
 }
 
@@ -159,6 +170,8 @@ static void make_socketpair(struct mp_boot *b)
         fail(b, r, "socketpair");
         return;
     }
+    hold(b, MP_HELD_LAUNCHER, sv[0]); /* before they move too: a fork may come in between */
+    hold(b, MP_HELD_IN, sv[1]);
     b->launcher_fd = hold(b, MP_HELD_LAUNCHER, fd_up(b, sv[0]));
     b->agent_fd = hold(b, MP_HELD_IN, fd_up(b, sv[1]));
 }
@@ -200,6 +213,7 @@ static void make_memfd(struct mp_boot *b)
         fail(b, r, "memfd_create");
         return;
     }
+    hold(b, MP_HELD_MEMFD, (int32_t)r);
     b->memfd = hold(b, MP_HELD_MEMFD, fd_up(b, (int32_t)r));
 }
 
@@ -237,7 +251,7 @@ static int wait_go(struct mp_boot *b)
 {
     enum { POLLIN = 1 };
     char byte = 0;
-    if (!poll_for(b->agent_fd, POLLIN, MP_GO_WAIT_MS))
+    if (!poll_for(b->agent_fd, POLLIN, MP_GO_WAIT_MS) || !ours(b, MP_HELD_IN))
         return 0;
     return sys4(NR_read, b->agent_fd, (long)&byte, 1, 0) == 1 && byte == 'G';
 }
@@ -247,7 +261,7 @@ static int wait_go(struct mp_boot *b)
 static void wait_read(struct mp_boot *b)
 {
     enum { SHUT_WR = 1, POLLRDHUP = 0x2000, POLLHUP = 0x10, POLLERR = 8 };
-    if (b->agent_fd < 0)
+    if (b->agent_fd < 0 || !ours(b, MP_HELD_IN))
         return;
     if (b->channel == MP_CHANNEL_SOCKET)
         sys4(NR_shutdown, b->agent_fd, SHUT_WR, 0, 0);
@@ -392,6 +406,10 @@ static void *load(struct mp_boot *b)
     void *(*dl_open)(const char *, int) = (void *(*)(const char *, int))b->fn_dlopen;
     char *(*dl_error)(void) = (char *(*)(void))b->fn_dlerror;
     char path[160], self[] = "/proc/self/fd/", thread[] = "/proc/thread-self/fd/"; /* 2 * 52 bits, 10 digits */
+    if (!ours(b, MP_HELD_MEMFD)) {
+        fail(b, 0, "the target closed the session's descriptors");
+        return NULL;
+    }
     fd_path(path, self, b->memfd, b->region_base);
     void *handle = dl_open(path, (int)b->dlopen_flags);
     if (!handle) { /* the leader is dead, say: /proc/self has no descriptors then */

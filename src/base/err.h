@@ -48,6 +48,7 @@
     X(GIL_TIMEOUT, 8, "the interpreter lock was not released in time; try again") \
     X(INJECT, 9, "run again with -v and report the output") \
     X(AGENT, 9, "run again with -v and report the output") \
+    X(FDS_CLOSED, 9, "inject again; the target closes descriptors that it did not open (os.closerange?)") \
     X(RESIDUE, 10, "run mempulse detach -p PID --wait 10s") \
     X(TARGET_EXITED, 11, "the target ended by itself") \
     X(TARGET_EXECED, 11, "the target replaced its program by exec") \

@@ -48,8 +48,7 @@ int channel_probe(pid_t pid, pid_t live, int pidfd)
     return channel_judge(got < 0 ? -got : 0);
 }
 
-/* A copy of the target's descriptor, CLOEXEC at birth. fd or -errno. */
-static int copy(pid_t tid, int pidfd, int fd)
+static int copy_any(pid_t tid, int pidfd, int fd)
 {
     int got = getfd(pidfd, fd);
     if (got >= 0)
@@ -58,6 +57,19 @@ static int copy(pid_t tid, int pidfd, int fd)
     if (thread >= 0)
         close(thread);
     return again >= 0 ? again : got;
+}
+
+/* A copy of the target's descriptor, CLOEXEC at birth. fd or -errno; -EPROTO when it
+ * is not what the loader noted: the target's other threads run, and one may have
+ * closed it and opened another file, which is not to be written into. */
+static int copy(pid_t tid, int pidfd, int fd, const struct mp_held *noted)
+{
+    struct stat st;
+    int got = copy_any(tid, pidfd, fd);
+    if (got < 0 || !noted->ino || (fstat(got, &st) == 0 && st.st_ino == noted->ino && st.st_dev == noted->dev))
+        return got;
+    close(got);
+    return -EPROTO;
 }
 
 /* --- through /proc ------------------------------------------------------------------ *
@@ -139,7 +151,7 @@ int channel_take(struct channel *ret, pid_t tid, int pidfd, const struct mp_boot
 {
     if (b->channel == MP_CHANNEL_PIPES)
         return take_pipes(ret, tid, b);
-    int fd = copy(tid, pidfd, b->launcher_fd);
+    int fd = copy(tid, pidfd, b->launcher_fd, &b->held[MP_HELD_LAUNCHER]);
     if (fd < 0)
         return fd;
     *ret = (struct channel){fd, fd};
@@ -158,7 +170,7 @@ void channel_close(struct channel *c)
 int channel_memfd(pid_t tid, int pidfd, const struct mp_boot *b)
 {
     if (b->channel == MP_CHANNEL_SOCKET)
-        return copy(tid, pidfd, b->memfd);
+        return copy(tid, pidfd, b->memfd, &b->held[MP_HELD_MEMFD]);
     int pinned = pin(tid, b->memfd);
     if (pinned < 0)
         return pinned;

@@ -38,6 +38,7 @@ struct render_meta {
 
 struct render_end {
     const char *reason;      /* "duration", "signal", "count", "target_exited", "stdout_closed", "detached", "agent", ... */
+#define RENDER_END_CUT "descriptors_closed" /* as reason: the target closed what the session talks over */
     bool clean;
     uint64_t records, lost;
     bool tail_missing;       /* it ended without a goodbye: what was in the rings then is not in, and not counted */

@@ -51,7 +51,9 @@ int render_verdict(FILE *out, pid_t pid, const struct render_end *end)
     struct io io = {.file = out};
     bool gone = verdict_target_gone(end);
 
-    if (!gone)
+    if (end->reason && !strcmp(end->reason, RENDER_END_CUT))
+        io_printf(&io, "process %d closed or replaced the session's descriptors, so the agent left: ", (int)pid);
+    else if (!gone)
         io_printf(&io, "detached from %d: ", (int)pid);
     else
         io_printf(&io, "process %d %s: ", (int)pid, strcmp(end->reason, "target_exited") ? "ran exec" : "ended");

@@ -6,6 +6,7 @@
 
 #include <ctype.h>
 #include <dirent.h>
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 #include "base/utf8.h"
+#include "target/mem.h"
 
 /* --- whole files ---------------------------------------------------------- */
 
@@ -494,6 +496,25 @@ bool proc_auxv_get(const char *text, size_t len, uint64_t type, uint64_t *ret_va
         }
     }
     return false;
+}
+
+int proc_image_id(pid_t pid, uint8_t ret_id[16])
+{
+    uint64_t at = 0;
+    uint8_t id[16];
+    char *auxv;
+    size_t len;
+    pid_t live = proc_live_task(pid);
+    int r = live < 0 ? (int)live : proc_read(live, "auxv", &auxv, &len);
+    if (r < 0)
+        return r;
+    r = proc_auxv_get(auxv, len, AT_RANDOM, &at) ? 0 : -ENOENT;
+    free(auxv);
+    if (r == 0)
+        r = mem_read(live, at, id, sizeof(id));
+    if (r == 0)
+        memcpy(ret_id, id, sizeof(id));
+    return r;
 }
 
 int proc_pidfd(pid_t pid)

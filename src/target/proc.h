@@ -115,6 +115,10 @@ bool proc_environ_has(const char *text, size_t len, const char *assignment);
 /* The value of one entry of /proc/PID/auxv (AT_PHDR, AT_BASE, ...). false when absent. */
 bool proc_auxv_get(const char *text, size_t len, uint64_t type, uint64_t *ret_value);
 
+/* What tells one exec(2) of a process from the next: the 16 random bytes that the kernel
+ * puts on each new stack (AT_RANDOM). 0; -ENOENT without them, another -errno. */
+int proc_image_id(pid_t pid, uint8_t ret_id[16]) MP_MUST_CHECK;
+
 /* pidfd_open(2), CLOEXEC at birth. fd or -errno (-ENOSYS before 5.3). */
 int proc_pidfd(pid_t pid) MP_MUST_CHECK;
 

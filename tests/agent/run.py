@@ -324,6 +324,30 @@ def lease(run):
     assert run.second["leave_ms"] < 1000 and run.second["fds"] == 0 and not run.second["maps"], run.second
 
 
+def check_cut(run):
+    """A descriptor is the target's by now: the agent says so, leaves, and leaves it alone."""
+    assert run.session.failed is None and run.first["hooked"], run.stderr[-600:]
+    assert run.first["result"] == [True, True], run.first["result"]
+    assert run.session.bye.reason == 7, run.session.bye
+    assert all(r.rss > 100 for r in run.session.records if r.flags & wire.HAS_RSS), "a reading of the target's file"
+    run.clean(residue=run.session.bye.residue)  # up to 3.11 the scenario's own frame runs through the thunk
+
+
+@test()
+def cut_wake(run):
+    check_cut(run)
+
+
+@test()
+def cut_statm(run):
+    check_cut(run)
+
+
+@test()
+def cut_rollup(run):
+    check_cut(run)
+
+
 @test()
 def request(run):
     assert run.session.bye.reason == 2, run.session.bye

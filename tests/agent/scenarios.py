@@ -501,3 +501,42 @@ def audited(agent, before):
 
 def nothing(agent, before):
     idle(1)
+
+
+# -- cuts: the target has a file of its own where a descriptor of ours was ------------------
+
+def cut(agent, slot):
+    import os
+    import tempfile
+    import time
+    global own
+    own = tempfile.TemporaryFile()
+    own.write(b"1 2 3\n" * 1000)
+    own.flush()
+    fd = agent.boot.held[slot][0] & 0xffffffff
+    assert agent.boot.held[slot][2], "no such descriptor"
+    os.dup2(own.fileno(), fd, inheritable=False)
+    end = time.time() + 10
+    while agent.state() < 4 and time.time() < end:
+        middle(1)
+        time.sleep(0.001)
+    try:
+        alive = os.path.samestat(os.fstat(fd), os.fstat(own.fileno()))
+        os.close(fd)
+    except OSError:
+        alive = False
+    untouched = os.fstat(own.fileno()).st_size == 6000
+    own.close()
+    return [alive, untouched]
+
+
+def cut_wake(agent, before):
+    return cut(agent, 4)
+
+
+def cut_statm(agent, before):
+    return cut(agent, 5)
+
+
+def cut_rollup(agent, before):
+    return cut(agent, 6)

@@ -22,6 +22,7 @@ import traceback
 import channel
 import children
 import cli
+import contract
 import governor
 import harness
 import lines
@@ -51,7 +52,7 @@ def collect(interpreters, options):
     """[[Test]]: a list for each interpreter, the longest first; and one for the command line."""
     groups = []
     for interpreter in interpreters:
-        cases = [case for part in (scenarios, sessions, rivals, lines, governor, children) for case in part.tests(options.short)]
+        cases = [case for part in (scenarios, sessions, rivals, lines, governor, contract, children) for case in part.tests(options.short)]
         cases += channel.tests(options.short)
         if not options.short:
             cases += cli.tests(False, everywhere=interpreter is not interpreters[0])

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "inject/channel.h"
@@ -52,6 +53,34 @@ START_TEST(test_probe)
 {
     ck_assert_int_eq(channel_probe(getpid(), getpid(), -ENOSYS), -ENOSYS);
     ck_assert_int_eq(channel_probe(getpid(), getpid(), -EPERM), -EPERM);
+}
+END_TEST
+
+/* --- the socket -------------------------------------------------------------------- */
+
+/* What the loader noted is compared with what is found under the number. */
+START_TEST(test_socket_identity)
+{
+    struct mp_boot b = boot_of(MP_CHANNEL_SOCKET);
+    struct channel c = {-7, -7};
+    struct stat st;
+    int sv[2], pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    if (pidfd < 0)
+        return; /* before 5.3 */
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), 0);
+    ck_assert_int_eq(fstat(sv[0], &st), 0);
+    b.launcher_fd = b.memfd = sv[0];
+    b.held[MP_HELD_LAUNCHER] = b.held[MP_HELD_MEMFD] = (struct mp_held){.fd = sv[0], .dev = st.st_dev, .ino = st.st_ino};
+    ck_assert_int_eq(channel_take(&c, getpid(), pidfd, &b), 0);
+    channel_close(&c);
+    ck_assert_int_eq(dup2(sv[1], sv[0]), sv[0]); /* the target puts another one there */
+    c.in = c.out = -7;
+    ck_assert_int_eq(channel_take(&c, getpid(), pidfd, &b), -EPROTO);
+    ck_assert(c.in == -7 && c.out == -7);
+    ck_assert_int_eq(channel_memfd(getpid(), pidfd, &b), -EPROTO);
+    close(sv[0]);
+    close(sv[1]);
+    close(pidfd);
 }
 END_TEST
 
@@ -202,6 +231,7 @@ int main(void)
     TCase *t = tcase_create("channel");
     tcase_add_loop_test(t, test_judge, 0, (int)(sizeof answers / sizeof *answers));
     tcase_add_test(t, test_probe);
+    tcase_add_test(t, test_socket_identity);
     tcase_add_test(t, test_pipes);
     tcase_add_loop_test(t, test_no_pipe, 0, STAND_INS);
     tcase_add_test(t, test_memfd);

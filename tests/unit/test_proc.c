@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -178,6 +179,33 @@ START_TEST(test_self)
 }
 END_TEST
 
+/* The same on each look; another one after exec. */
+START_TEST(test_image_id)
+{
+    uint8_t a[16], b[16];
+    int ends[2], status;
+    char byte;
+    pid_t child;
+
+    ck_assert_int_eq(proc_image_id(getpid(), a), 0);
+    ck_assert_int_eq(memcmp(a, (void *)getauxval(AT_RANDOM), sizeof(a)), 0);
+    ck_assert_int_eq(pipe2(ends, O_CLOEXEC), 0);
+    child = fork();
+    if (child == 0) {
+        execl("/bin/sleep", "sleep", "60", (char *)NULL);
+        _exit(1);
+    }
+    close(ends[1]);
+    ck_assert_int_eq(read(ends[0], &byte, 1), 0); /* the exec closed it */
+    close(ends[0]);
+    ck_assert_int_eq(proc_image_id(child, b), 0);
+    ck_assert_int_ne(memcmp(a, b, sizeof(a)), 0);
+    kill(child, SIGKILL);
+    waitpid(child, &status, 0);
+    ck_assert_int_eq(proc_image_id(child, b), -ESRCH);
+}
+END_TEST
+
 START_TEST(test_fds)
 {
     struct proc_fd *fds;
@@ -282,6 +310,7 @@ int main(void)
     tcase_add_test(t, test_environ);
     tcase_add_test(t, test_auxv);
     tcase_add_test(t, test_self);
+    tcase_add_test(t, test_image_id);
     tcase_add_test(t, test_fds);
     tcase_add_test(t, test_zombie_leader);
     tcase_add_test(t, test_zombie);

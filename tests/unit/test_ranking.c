@@ -104,6 +104,9 @@ START_TEST(test_verdict)
                                       "nothing left behind\n"},
         {"target_execed", true, NULL, "process 4242 ran exec: 11 records, 37 lost, hook cost 0.43% of a CPU, paused 184 us; "
                                       "nothing left behind\n"},
+        {"descriptors_closed", true, NULL, "process 4242 closed or replaced the session's descriptors, so the agent left: "
+                                           "11 records, 37 lost, hook cost 0.43% of a CPU, paused 184 us; "
+                                           "nothing left behind\n"},
         {"signal", false, "two pages\nand\x1b[2J more\n", "detached from 4242: 11 records, 37 lost, hook cost 0.43% of a CPU, "
                           "paused 184 us; LEFT BEHIND:\n  two pages\n  and\xef\xbf\xbd[2J more\n"},
         {"signal", false, NULL, "detached from 4242: 11 records, 37 lost, hook cost 0.43% of a CPU, paused 184 us; "

@@ -16,6 +16,7 @@ import time
 
 import states_async
 import states_busy
+import states_contract
 import states_lines
 import states_process
 import work
@@ -320,6 +321,7 @@ STATES = {
     "sigalrm": Sigalrm, "queued": Queued, "menu": Menu,
 }
 STATES.update(states_busy.STATES)
+STATES.update(states_contract.STATES)
 STATES.update(states_async.STATES)
 STATES.update(states_lines.STATES)
 STATES.update(states_process.STATES)
