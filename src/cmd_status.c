@@ -148,6 +148,8 @@ static void print_json(pid_t pid, const struct inject_agent *a)
         json_object_object_add(o, "hook_ns", json_object_new_int64((int64_t)c->hook_ns));
         json_object_object_add(o, "work_ns", json_object_new_int64((int64_t)c->account.work_ns));
         json_object_object_add(o, "agent_ns", json_object_new_int64((int64_t)c->account.agent_ns));
+        json_object_object_add(o, "blind_ns", json_object_new_int64((int64_t)c->account.blind_ns));
+        json_object_object_add(o, "rest_ns", json_object_new_int64((int64_t)c->account.rest_ns));
         if (c->account.work_ns)
             json_object_object_add(o, "overhead_percent",
                                    json_object_new_double(render_overhead_pct(c->hook_ns, c->account.work_ns)));

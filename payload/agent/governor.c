@@ -135,6 +135,8 @@ void governor_init(void)
 /* For `status`, which may read while this writes: each figure is right by itself. */
 static void account_publish(void)
 {
+    account.blind_ns = g.round_ns;
+    account.rest_ns = g.rest_ns;
     mp_control_block.govern = govern;
     mp_control_block.account = account;
 }

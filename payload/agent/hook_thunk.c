@@ -203,7 +203,8 @@ static void rest_end(void)
     if (!g.resting)
         return;
     g.resting = false;
-    g.rest_ns += clock_ns(CLOCK_MONOTONIC) - rest_start;
+    if (!alone)
+        g.rest_ns += clock_ns(CLOCK_MONOTONIC) - rest_start;
     if (!in_slot && thunk_get_slot() == page->orig) {
         set_slot(page->entry);
         in_slot = true;
@@ -488,13 +489,14 @@ static struct {
 } probe;
 
 /* Stands in for thunk_enter while the agent calls one known function on its own
- * thread: are frame, code, globals and caller where the table says? */
+ * thread: are frame, code, globals and caller where the table says? Other frames may
+ * come first: of an audit hook, a finalizer. */
 static int verify_enter(const char *frame, struct call *c, char *tstate)
 {
     const void *caller;
 
     (void)c;
-    if (tid_now() != g.agent_tid || probe.seen)
+    if (tid_now() != g.agent_tid || probe.right)
         return 0;
     probe.seen = true;
     if (g.layout.frame_kind == FRAME_OBJECT && py_type(frame) != PY_FRAME_TYPE)
@@ -507,18 +509,21 @@ static int verify_enter(const char *frame, struct call *c, char *tstate)
 /* Calls the known function through the hook. */
 static int verify_call(void)
 {
-    PyObj *f = hook_known_function(), *arg = py_sys("getrecursionlimit"), *result;
+    PyObj *f = hook_known_function(), *arg = py_sys("getrecursionlimit"), *result = NULL;
 
+    probe.code = hook_known_attr(f, "__code__");
+    probe.globals = probe.code ? hook_known_attr(f, "__globals__") : NULL;
     probe.seen = probe.right = false;
-    probe.code = py_getattr(f, "__code__");
-    probe.globals = py_getattr(f, "__globals__");
-    result = py_call(f, arg);
-    if (result)
+    if (probe.globals && (result = py_call(f, arg)))
         py_decref(result);
     py_error_clear();
     py_decref(f);
-    py_decref(probe.code);
-    py_decref(probe.globals);
+    if (probe.code)
+        py_decref(probe.code);
+    if (probe.globals)
+        py_decref(probe.globals);
+    else
+        return -MP_FAIL_AUDIT;
     if (!result || !probe.seen || !probe.right)
         return fail_set(MP_FAIL_LAYOUT, 0, "the eval-frame hook did not see the frame it should",
                         probe.seen ? "frame fields" : "not called");

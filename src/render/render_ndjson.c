@@ -275,6 +275,8 @@ static int put_stats(struct render *r, const struct mp_stats *s)
     jline_uint(&j, "work_ns", s->account.work_ns);
     jline_uint(&j, "agent_ns", s->account.agent_ns);
     jline_uint(&j, "cost_ppm", s->account.cost_ppm);
+    jline_uint(&j, "blind_ns", s->account.blind_ns);
+    jline_uint(&j, "rest_ns", s->account.rest_ns);
     if (s->rss_bytes)
         jline_uint(&j, "rss_bytes", s->rss_bytes);
     if (s->uss_bytes)

@@ -279,6 +279,25 @@ static void put_rule(struct io *io, const struct table *t)
     io_puts(io, "\n");
 }
 
+/* What the hook did not look at, and said so to nobody but the account. */
+static void put_left_out(struct io *io, const struct mp_account *a)
+{
+    char t[32];
+
+    if (a->deepest >= MP_STAGE_DEPTH && a->least_depth)
+        io_printf(io, "To keep the cost down the depth was cut, to %" PRIu32 " at the least: what deeper calls took then is in\n"
+                      "their callers, or unattributed.\n", a->least_depth);
+    if (a->stage_ns[MP_STAGE_QUIET])
+        io_printf(io, "To keep the cost down nothing was traced for %s.\n",
+                  render_duration(t, sizeof(t), a->stage_ns[MP_STAGE_QUIET]));
+    if (a->blind_ns)
+        io_printf(io, "Functions that had only been called below the depth were looked at again every %s at the longest.\n",
+                  render_duration(t, sizeof(t), a->blind_ns));
+    if (a->rest_ns)
+        io_printf(io, "The hook was off for %s in all while a thread was deep on its stack: other threads' calls then are not in.\n",
+                  render_duration(t, sizeof(t), a->rest_ns));
+}
+
 static void put_footnotes(struct io *io, const struct table *t, const struct model *m)
 {
     struct model_totals sum;
@@ -301,6 +320,7 @@ static void put_footnotes(struct io *io, const struct table *t, const struct mod
     if (sum.most_weight_log2)
         io_printf(io, "~: estimated. To keep the cost down calls were sampled, 1 in %u at the rarest; %" PRIu64
                   " were measured.\n", 1u << sum.most_weight_log2, sum.calls);
+    put_left_out(io, &sum.account);
     if (sum.lost[0])
         io_printf(io, "%" PRIu64 " records were lost: their growth is in their callers, or unattributed.\n",
                   sum.lost[0]);

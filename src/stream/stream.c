@@ -216,7 +216,7 @@ static bool account_ok(const struct mp_account *a)
         if (a->stage_ns[i] > STREAM_TIME_MAX)
             return false;
     return a->work_ns <= STREAM_TIME_MAX && a->agent_ns <= STREAM_TIME_MAX && a->floor_ns <= STREAM_TIME_MAX &&
-           a->cost_ppm <= MP_COST_MAX_PPM && a->deepest < MP_STAGES && a->least_depth <= MP_DEPTH_MAX &&
+           a->blind_ns <= STREAM_TIME_MAX && a->rest_ns <= STREAM_TIME_MAX && a->cost_ppm <= MP_COST_MAX_PPM && a->deepest < MP_STAGES && a->least_depth <= MP_DEPTH_MAX &&
            a->most_sample_log2 <= MP_SAMPLE_LOG2_MAX;
 }
 

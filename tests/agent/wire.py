@@ -39,12 +39,12 @@ def frame(kind, body=b""):
 
 FULL, ROLLUP, DEPTH, SAMPLED, QUIET = range(5)
 GOVERN_STRUCT = struct.Struct("<QIIIIQQQII")
-ACCOUNT_STRUCT = struct.Struct("<8QIIII")
+ACCOUNT_STRUCT = struct.Struct("<10QIIII")
 
 
 def account(b):
     v = ACCOUNT_STRUCT.unpack(b)
-    return Obj(zip("work agent floor stages cost_ppm deepest least_depth most_sample".split(),
+    return Obj(zip("work agent floor stages blind rest cost_ppm deepest least_depth most_sample".split(),
                    v[:3] + (list(v[3:8]),) + v[8:]))
 
 
