@@ -29,6 +29,10 @@ struct talk {
 /* Tells f on stderr (text or JSON) and returns its exit code. */
 int cmd_fail(const struct talk *t, pid_t pid, const struct mp_failure *f);
 
+/* To be called with a failure that came after the target had been touched: of a process
+ * that has died since, nobody may read that nothing was changed in it. */
+void cmd_touched(pid_t pid, struct mp_failure *f);
+
 /* A usage error: message, how to get help; returns 2. */
 int cmd_usage(const struct talk *t, const struct command *c, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));

@@ -9,11 +9,9 @@
 #include "render/render.h"
 #include "target/proc.h"
 
-/* Whatever the failure was: of a process that has died nobody may read that nothing
- * was changed in it. */
-static bool cmd_target_ended(pid_t pid, enum mp_err code)
+void cmd_touched(pid_t pid, struct mp_failure *f)
 {
-    return pid > 0 && code != MP_E_USAGE && code != MP_E_ESRCH && proc_live_task(pid) == -ESRCH;
+    f->target_ended |= proc_live_task(pid) == -ESRCH;
 }
 
 static const char *cmd_changes(const struct mp_failure *f)
@@ -23,11 +21,8 @@ static const char *cmd_changes(const struct mp_failure *f)
     return f->changed_target ? "the target was changed: see above" : "nothing in the target was changed";
 }
 
-int cmd_fail(const struct talk *t, pid_t pid, const struct mp_failure *failure)
+int cmd_fail(const struct talk *t, pid_t pid, const struct mp_failure *f)
 {
-    struct mp_failure now = *failure, *f = &now;
-
-    f->target_ended |= cmd_target_ended(pid, f->code);
     if (t->json) {
         if (render_error_json(stderr, pid, f))
             return mp_err_exit_code(f->code); /* nobody listens on stderr: the code still says it */

@@ -240,6 +240,8 @@ static int run(int argc, char **argv)
         n = detach_do(&d, &f);
     cmd_unlock(&lock);
     inject_snapshot_free(d.before);
+    if (n < 0 && d.found)
+        cmd_touched(d.pid, &f);
     if (n < 0)
         return cmd_fail(&d.talk, d.pid, &f);
     if (d.json_result)
