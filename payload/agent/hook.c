@@ -70,18 +70,30 @@ PyObj *hook_known_function(void)
     return f;
 }
 
+PyObj *hook_known_attr(PyObj *f, const char *name)
+{
+    PyObj *o = py_getattr(f, name);
+    char text[160];
+
+    if (o)
+        return o;
+    py_error_text(text, sizeof(text));
+    fail_set(MP_FAIL_AUDIT, 0, "an audit hook refused object.__getattr__", text);
+    return NULL;
+}
+
 static int verify_layout(void)
 {
     PyObj *f = hook_known_function();
-    PyObj *code = f ? py_getattr(f, "__code__") : NULL;
+    PyObj *code = f ? hook_known_attr(f, "__code__") : NULL;
     const char *wrong = code ? verify_code(code) : "no known function";
 
-    if (!code)
-        py_error_clear();
-    else
+    if (code)
         py_decref(code);
     if (f)
         py_decref(f);
+    if (f && !code)
+        return -MP_FAIL_AUDIT;
     if (!wrong && FIELD(void *, g.main_tstate, 16) != g.interp) /* PyThreadState.interp: 16 in 3.6 - 3.13 */
         wrong = "PyThreadState.interp";
     return wrong ? fail_set(MP_FAIL_LAYOUT, 0, "a structure of the interpreter is not as expected", wrong) : 0;

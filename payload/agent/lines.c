@@ -293,12 +293,15 @@ static int on_trace(PyObj *self, void *frame, int what, PyObj *arg)
     return 0;
 }
 
-/* PyEval_SetTrace on the agent's own thread; -1 when vetoed, with the exception
- * set or not. 3.9-3.11 have one that says so; 3.8's returns in silence. */
+/* PyEval_SetTrace on the agent's own thread; -1 when vetoed, with the exception set.
+ * 3.9-3.11 have one that says so. 3.8's tells the program's stderr instead of us: so
+ * the event is raised before it, and a hook that refuses is not asked again. */
 static int set_own_trace(char *ts, uint64_t f)
 {
     if (PY_HAS(_PyEval_SetTrace))
         return PY(_PyEval_SetTrace, int (*)(void *, uint64_t, void *))(ts, f, NULL);
+    if (PY_HAS(PySys_Audit) && PY(PySys_Audit, int (*)(const char *, const char *, ...))("sys.settrace", NULL))
+        return -1;
     PY(PyEval_SetTrace, void (*)(uint64_t, void *))(f, NULL);
     return FIELD(uint64_t, ts, g.layout.ts_tracefunc) == f || !PY(PyErr_Occurred, void *(*)(void))() ? 0 : -1;
 }

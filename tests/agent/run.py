@@ -401,6 +401,31 @@ def audited(run):
     run.clean(residue=run.session.bye.residue)
 
 
+@test(since=(3, 8), depth=5)
+def audit_hook(run):
+    check_basic(run)
+    assert len(run.session.calls("grower")) == 10
+
+
+@test("audit_hook", since=(3, 8), depth=5, flags=wire.OPT_LINES)
+def audit_hook_lines(run):
+    assert run.session.failed is None, run.session.failed
+    run.clean()
+    assert run.session.lines()
+
+
+@test(since=(3, 8))
+def audit_veto(run):
+    assert run.session.failed and run.session.failed[0] == 2 and "no object" in run.session.failed[2], run.session.failed
+    run.clean()
+
+
+@test(since=(3, 8), before=(3, 12), flags=wire.OPT_LINES)
+def audit_settrace(run):
+    assert run.session.failed and run.session.failed[0] == 2 and "not here" in run.session.failed[2], run.session.failed
+    run.clean()
+
+
 def wait_for(condition):
     while not condition():
         yield None

@@ -540,3 +540,41 @@ def cut_statm(agent, before):
 
 def cut_rollup(agent, before):
     return cut(agent, 6)
+
+
+# -- audit hooks: heard, and no trouble otherwise ---------------------------------------------
+
+def audit_hook_before(agent):
+    def hook(event, args):
+        return [args] * 3
+    sys.addaudithook(hook)
+
+
+def audit_hook(agent, before):
+    for i in range(10):
+        middle(10)
+
+
+def audit_veto_before(agent):
+    agent.vetoing = True
+
+    def hook(event, args):
+        # libc.pthread_create and the like raise events of ctypes on the main thread.
+        if agent.vetoing and threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("no " + event)
+    sys.addaudithook(hook)
+
+
+def audit_veto(agent, before):
+    pass
+
+
+def audit_settrace_before(agent):
+    def hook(event, args):
+        if event == "sys.settrace":
+            raise RuntimeError("not here")
+    sys.addaudithook(hook)
+
+
+def audit_settrace(agent, before):
+    pass
