@@ -125,9 +125,9 @@ static int parse_max_overhead(struct inject_options *o, const char *v)
 static int parse_color(struct inject_options *o, const char *v)
 {
     if (!strcmp(v, "always"))
-        o->color = true;
+        o->color = o->color_file = true;
     else if (!strcmp(v, "never"))
-        o->color = false;
+        o->color = o->color_file = false;
     else if (strcmp(v, "auto"))
         return usage(o, "--color", v);
     return 0;
@@ -255,8 +255,8 @@ static int check_together(struct inject_options *o)
         cmd_usage(&o->talk, &cmd_inject, "--report mempulse needs --lines");
         return 2;
     }
-    if (o->summary && o->format == FORMAT_NDJSON && o->report_mempulse) {
-        cmd_usage(&o->talk, &cmd_inject, "--report mempulse is a text report");
+    if (o->format == FORMAT_NDJSON && o->report_mempulse && !o->output) {
+        cmd_usage(&o->talk, &cmd_inject, "--report mempulse is text: with NDJSON it needs -o FILE for the stream");
         return 2;
     }
     return 0;

@@ -28,7 +28,8 @@ struct inject_options {
     enum inject_format format;
     bool summary;          /* no stream, only the ranking */
     bool replace;
-    bool color;
+    bool color;      /* on the terminal */
+    bool color_file; /* in a file of -o: only where --color always asks for it */
     bool report_mempulse;
     double max_loss_pct;   /* <0: off */
     struct inject_fail_on fail_on;

@@ -151,6 +151,7 @@ WRONG = (
     ("inject", "-p", "1", "-f", "yaml"), ("inject", "-p", "1", "--color", "maybe"), ("inject", "-p", "1", "--min-bytes", "x"),
     ("inject", "-p", "1", "--min-time", "x"), ("inject", "-p", "1", "--function", ""), ("inject", "-p", "1", "--thread", "x"),
     ("inject", "-p", "1", "--report", "mempulse"), ("inject", "-p", "1", "--report", "other", "--lines"),
+    ("inject", "-p", "1", "--report", "mempulse", "--lines", "--json"),
     ("inject", "-p", "1", "-o", "%z"), ("inject", "-p", "1", "--fail-on", "rss"), ("inject", "-p", "1", "--max-loss", "101"),
     ("inject", "-p", "1", "--max-overhead", "101"), ("inject", "-p", "1", "--max-overhead", "-1"),
     ("inject", "-p", "1", "--max-overhead", "two"), ("inject", "-p", "1", "--max-overhead", "0.00001"),
@@ -172,7 +173,7 @@ def usage_json(context):
 
 
 def help_and_version(context):
-    for args in (("--help",), ("inject", "--help"), ("detach", "--help"), ("status", "--help"), ("--version",)):
+    for args in (("--help",), ("inject", "--help"), ("detach", "--help"), ("status", "--help"), ("--version",), ("inject", "--version")):
         result = run(context.binary, *args).expect(0)
         check(result.out.strip() and not result.err, "stdout alone should speak\n%s", result)
     for option in ("--duration", "--depth", "--root", "--min-bytes", "--json", "--summary", "--lines"):
@@ -421,6 +422,11 @@ def colours(context):
             check((b"\x1b[" in text) == wanted, "colour with %s, --color %s: %s", environment, when, not wanted)
         piped = run(context.binary, "inject", "-p", target.pid, "-n", "20").expect(0)
         check("\x1b[" not in piped.out, "colour in a pipe")
+        for when, wanted in ("auto", False), ("always", True):
+            path = context.file("%s.txt" % when)
+            terminal_output(context, ("inject", "-p", target.pid, "-d", "300ms", "-o", path, "--color", when), NO_COLOR=None)
+            with open(path, "rb") as file:
+                check((b"\x1b" in file.read()) == wanted, "--color %s, in a file", when)
 
 
 # --- sessions beside each other ------------------------------------------------------------------
