@@ -131,6 +131,23 @@ def growth(run):
     assert c.file.endswith("scenarios.py") and c.module == "scenarios" and c.line > 10 and c.name == "grower"
 
 
+@test(since=(3, 11), before=(3, 12))
+def rests(run):
+    check_basic(run)
+    s = run.session
+    assert len(s.calls("middle")) == 50, "it came back each time: %d" % len(s.calls("middle"))
+    assert len(s.calls("nest")) == 50 * 2, len(s.calls("nest"))
+    assert s.stats[-1].events < 50 * 60, "most calls are inlined again: %d" % s.stats[-1].events
+
+
+@test(since=(3, 11), before=(3, 12))
+def rests_not(run):
+    check_basic(run)
+    s = run.session
+    assert len(s.calls("middle")) == 50, len(s.calls("middle"))
+    assert s.stats[-1].events > 50 * 200, "with a second thread it stays: %d" % s.stats[-1].events
+
+
 @test(depth=4)
 def inits(run):
     check_basic(run)

@@ -77,6 +77,28 @@ def fades(agent, before):
     nest(6, 100000)
 
 
+# -- rests: on 3.11 the hook of a program of one thread is out of its slot while it is deep --
+
+def rests(agent, before):
+    for i in range(50):
+        nest(20, 200)
+        middle(1)
+
+
+def rests_not(agent, before):
+    other = threading.Event()
+    thread = threading.Thread(target=other.wait)
+    thread.start()
+    import time
+    time.sleep(0.5)  # the agent looks at threads that are born several times in this time
+    nest(20, 200)
+    for i in range(50):
+        nest(20, 200)
+        middle(1)
+    other.set()
+    thread.join()
+
+
 # -- inits: what the interpreter makes of a class that is called often is no depth -------
 
 class Thing:
