@@ -110,7 +110,8 @@ static int detach_retry(struct detach *d, struct mp_failure *f)
         n = inject_wait_clean(d->pid, d->before, CLEAN_WAIT_MS, &d->diff, f);
         if (n)
             return n;
-        n = inject_sweep(d->pid, d->talk.log, &pause_ns, f);
+        /* Not before copies are cured: their regions tell which descriptors they have. */
+        n = d->cured || !inject_copies(d->pid) ? inject_sweep(d->pid, d->talk.log, &pause_ns, f) : 0;
         if (n < 0)
             return n;
         if (n > 0)

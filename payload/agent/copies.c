@@ -17,6 +17,7 @@
 
 #define COPIES_MAX 16
 #define PAGES_MAX 1024    /* looked at in one mapping without a file: a JIT may have gigabytes */
+#define FDS_LOOKED_AT 2048 /* the loader's lie below */
 #define THREADS_MAX 65536 /* on libc's list */
 
 static struct mp_boot *copies[COPIES_MAX];
@@ -47,6 +48,9 @@ static void look_at(uint64_t page)
         !readable((void *)(uintptr_t)(page + MP_BOOT_OFF), &b, sizeof(b)))
         return;
     if (b.magic != MP_BOOT_MAGIC || b.abi != MP_ABI || b.size != sizeof(b) || b.region_base != page || !is_copy(&b))
+        return;
+    /* The fork may have come before the raw thread's first act. */
+    if (sys_mprotect((void *)(uintptr_t)(page + MP_BOOT_OFF), MP_BOOT_SIZE, PROT_READ | PROT_WRITE) < 0)
         return;
     if (ncopies < COPIES_MAX)
         copies[ncopies++] = (struct mp_boot *)(uintptr_t)(page + MP_BOOT_OFF);
@@ -146,10 +150,31 @@ static bool release(struct mp_boot *b)
     return !listed(lo, lo + MP_REGION_SIZE) && sys_munmap(region, MP_REGION_SIZE) == 0;
 }
 
+static bool is_held(const struct mp_boot *b, uint64_t dev, uint64_t ino)
+{
+    for (int k = 0; k <= MP_HELD_WAKE; k++)
+        if (b->held[k].ino == ino && b->held[k].dev == dev)
+            return true;
+    return false;
+}
+
+/* Sockets, pipes and the memfd have an inode of their own, so that they are known under
+ * any number: the fork may have come while the loader was moving them up. */
+static void close_moving(const struct mp_boot *b)
+{
+    uint64_t st[18]; /* struct stat: st_dev, st_ino ... */
+
+    for (int fd = 0; fd < FDS_LOOKED_AT && b->phase < MP_PHASE_WORKER; fd++)
+        if (sys3(__NR_fstat, fd, (long)st, 0) == 0 && is_held(b, st[0], st[1]))
+            sys_close(fd);
+}
+
 void copies_close(void)
 {
-    for (unsigned i = 0; i < ncopies; i++)
+    for (unsigned i = 0; i < ncopies; i++) {
+        close_moving(copies[i]);
         held_close_copies(copies[i]);
+    }
 }
 
 void copies_release(void)

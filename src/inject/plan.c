@@ -190,6 +190,7 @@ static int fill(struct making *g, struct mp_failure *f)
     b->region_len = MP_REGION_SIZE;
     b->launcher_fd = b->agent_fd = b->agent_out = b->memfd = -1;
     b->launcher_pid = proc_same_ns(g->process.live, getpid(), "pid") == 1 ? getpid() : 0;
+    b->owner_pid = p->ns_pid; /* a fork may come before the loader can say it */
     p->suspend_seccomp = g->facts->seccomp == 2;
     p->single_arena = single_arena(g->process.live);
     r = fill_agent(b, f);
