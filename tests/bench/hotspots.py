@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 
+import bounded
 import measure
 
 KERNEL_OF = (  # a system call that the samples stand in, by any of its kernel functions
@@ -23,7 +24,7 @@ KERNEL_OF = (  # a system call that the samples stand in, by any of its kernel f
 
 
 def agent_symbols(build):
-    out = subprocess.run(["nm", "-n", os.path.join(build, "agent.debug.so")], stdout=subprocess.PIPE, text=True).stdout
+    out = bounded.run(["nm", "-n", os.path.join(build, "agent.debug.so")], 30, stdout=subprocess.PIPE, text=True).stdout
     rows = [line.split() for line in out.splitlines()]
     return [(int(r[0], 16), r[2]) for r in rows if len(r) == 3 and r[1] in "tT"]
 
@@ -40,11 +41,11 @@ def profile(build, python, load, options, seconds=2.0, args=()):
         tool.begin(target)
         time.sleep(measure.SETTLE)
         data = os.path.join(folder, "perf.data")
-        subprocess.run(["perf", "record", "-q", "-g", "-e", "cpu-clock", "-F", "4000", "-p", str(target.pid), "-o", data,
-                        "--", "sleep", str(seconds)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        bounded.run(["perf", "record", "-q", "-g", "-e", "cpu-clock", "-F", "4000", "-p", str(target.pid), "-o", data,
+                     "--", "sleep", str(seconds)], seconds + 30, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         tool.end(target)
-        text = subprocess.run(["perf", "script", "-i", data, "-F", "tid,ip,sym,dso", "--no-inline"],
-                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace").stdout
+        text = bounded.run(["perf", "script", "-i", data, "-F", "tid,ip,sym,dso", "--no-inline"], 60,
+                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace").stdout
         return count(text, target.pid, symbols, starts)
 
 
@@ -93,6 +94,7 @@ def place(stack, symbols, starts):
 
 
 if __name__ == "__main__":
+    bounded.stop_on_signals()
     found, samples = profile(os.environ["BUILD"], sys.argv[1], sys.argv[2], sys.argv[3:])
     for name, n in found.most_common(24):
         print("%5.1f %%  %s" % (100.0 * n / samples, name))

@@ -1,9 +1,11 @@
 """The loads. Each is made with the driver and text arguments, and has either `unit`, a
 function that does one unit of deterministic work, or a `loop` of its own.
 Runs on CPython 3.6 and later; ImportError means: not on this interpreter."""
+import functools
 import json
 import mmap
 import os
+import sys
 import threading
 import time
 import uuid
@@ -39,6 +41,13 @@ def three_down(function):
 class Fib(Load):
     def prepare(self, driver):
         return three_down(lambda: fib(17))
+
+
+class FibThrough(Load):
+    """The recursion begins at the first depth: three levels are traced, the rest is below."""
+
+    def prepare(self, driver):
+        return functools.partial(fib, 17)
 
 
 class Point(object):
@@ -194,8 +203,7 @@ class Spread(Load):
         return None
 
     def loop(self, driver):
-        import target
-
+        sys.setswitchinterval(0.0005)  # or the main thread would wait 64 x 5 ms for its turn
         counts = [0] * self.threads
 
         def level_3():
@@ -214,11 +222,11 @@ class Spread(Load):
 
         for i in range(self.threads):
             threading.Thread(target=work, args=(i,), daemon=True).start()
-        before, t0, c0 = sum(counts), target.clock(), time.process_time()
+        before, t0, c0 = sum(counts), time.monotonic(), time.process_time()
         for _ in driver.batches():
-            target.grow_known()
-            time.sleep(target.BATCH)
-            now, t1, c1 = sum(counts), target.clock(), time.process_time()
+            driver.grow()
+            time.sleep(driver.batch)
+            now, t1, c1 = sum(counts), time.monotonic(), time.process_time()
             driver.took(now - before, t0, t1, c0, c1)
             before, t0, c0 = now, t1, c1
 
@@ -231,9 +239,9 @@ class Flood(Load):
         self.threads = int(n)
 
     def loop(self, driver):
-        import target
-
+        sys.setswitchinterval(0.0005)
         unit = Calls(driver).unit
+        driver.batch = 0.02
         counts = [0] * self.threads
 
         def work(i):
@@ -243,11 +251,11 @@ class Flood(Load):
 
         for i in range(self.threads):
             threading.Thread(target=work, args=(i,), daemon=True).start()
-        before, t0, c0 = sum(counts), target.clock(), time.process_time()
+        before, t0, c0 = sum(counts), time.monotonic(), time.process_time()
         for _ in driver.batches():
-            target.grow_known()
-            time.sleep(target.BATCH)
-            now, t1, c1 = sum(counts), target.clock(), time.process_time()
+            driver.grow()
+            time.sleep(driver.batch)
+            now, t1, c1 = sum(counts), time.monotonic(), time.process_time()
             driver.took(now - before, t0, t1, c0, c1)
             before, t0, c0 = now, t1, c1
 
@@ -338,5 +346,60 @@ class Idle(Load):
             time.sleep(0.05)
 
 
-LOADS = {"fib": Fib, "methods": Methods, "django": Django, "examples": Examples, "calls": Calls, "chain": Chain,
+# --- pyperformance's ----------------------------------------------------------------------------
+
+class Captured(Exception):
+    pass
+
+
+class Runner(object):
+    """What a pyperformance script sees of pyperf: its first benchmark is caught and not run."""
+    metadata = {}
+
+    def __init__(self, **options):
+        import argparse
+        self.metadata = {}
+        self.argparser = argparse.ArgumentParser()
+        self.args = None
+
+    def parse_args(self, argv=None):
+        self.args = self.argparser.parse_args(argv)
+        return self.args
+
+    def bench_func(self, name, function, *args, **options):
+        raise Captured(functools.partial(function, *args))
+
+    def bench_time_func(self, name, function, *args, **options):
+        raise Captured(functools.partial(function, 1, *args))
+
+    def bench_async_func(self, name, function, *args, **options):
+        import asyncio
+        loop = asyncio.new_event_loop()
+        raise Captured(lambda: loop.run_until_complete(function(*args)))
+
+
+class PyPerformance(Load):
+    """One of its benchmarks, by name; arguments are the script's."""
+
+    def prepare(self, driver, name, *args):
+        import runpy
+        import types
+        import pyperformance
+        pyperf = types.ModuleType("pyperf")
+        pyperf.Runner, pyperf.perf_counter = Runner, time.perf_counter
+        pyperf.python_implementation = lambda: "cpython"
+        sys.modules["pyperf"] = pyperf
+        folder = os.path.join(os.path.dirname(pyperformance.__file__), "data-files", "benchmarks", "bm_" + name)
+        sys.path.insert(0, folder)
+        sys.argv = ["run_benchmark.py"] + list(args)
+        try:
+            runpy.run_path(os.path.join(folder, "run_benchmark.py"), run_name="__main__")
+        except Captured as caught:
+            return caught.args[0]
+        except OSError as error:
+            raise ImportError(str(error))
+        raise ImportError("a benchmark in %s" % name)
+
+
+LOADS = {"fib": Fib, "fib-through": FibThrough, "pyperformance": PyPerformance, "methods": Methods, "django": Django, "examples": Examples, "calls": Calls, "chain": Chain,
          "spread": Spread, "flood": Flood, "big": Big, "gap": Gap, "idle": Idle}

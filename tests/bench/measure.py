@@ -5,8 +5,10 @@ unit with the tool over the mean time without. `cpu` is the same with the thread
 CPU time instead of the clock's: on a machine with neighbours it is the steadier of
 the two, but it does not see waiting."""
 import json
+import math
 import os
 import re
+import shutil
 import signal
 import socket
 import statistics
@@ -16,13 +18,13 @@ import tempfile
 import threading
 import time
 
+import bounded
+from bounded import Skip
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 PATIENCE = 60
 SETTLE = 0.15  # after attaching: the first lines and calls are looked at more closely, once
-
-
-class Skip(Exception):
-    """Why something can't be measured here."""
+DETACH = 15    # seconds: a session that has not ended by then is a finding
 
 
 class Target(object):
@@ -37,25 +39,30 @@ class Target(object):
         server.listen(1)
         server.settimeout(PATIENCE)
         self.said = open(os.path.join(self.folder, "said"), "w+")
-        self.process = subprocess.Popen(
+        self.process = bounded.spawn(
             [os.path.abspath(python)] + list(prefix) + [os.path.join(HERE, "target.py"), path, load] + [str(a) for a in args],
             stdin=subprocess.DEVNULL, stdout=self.said, stderr=self.said, cwd=self.folder,
-            env=dict(os.environ, PYTHONDONTWRITEBYTECODE="1", **(env or {})), start_new_session=True)
+            env=dict(os.environ, PYTHONDONTWRITEBYTECODE="1", **(env or {})))
         self.batches, self.windows, self.failed = [], [], []
         self.news = threading.Condition()
+        self.socket = None
         try:
             self.socket = self.accept(server)
-        except Skip:
+            self.lines = self.socket.makefile("r")
+            self.socket.settimeout(PATIENCE)
+            hello = json.loads(self.lines.readline() or '{"skip": "the target ended at once"}')
+            self.socket.settimeout(None)
+            if "skip" in hello:
+                text = self.output()
+                raise Skip(hello["skip"] + ("; it said: " + text.strip()[-200:] if text else ""))
+        except socket.timeout:
+            self.close()
+            raise Skip("the load was not ready in %d s" % PATIENCE)
+        except BaseException:
             self.close()
             raise
         finally:
             server.close()
-        self.lines = self.socket.makefile("r")
-        hello = json.loads(self.lines.readline() or '{"skip": "the target ended at once"}')
-        if "skip" in hello:
-            text = self.output()
-            self.close()
-            raise Skip(hello["skip"] + ("; it said: " + text.strip()[-200:] if text else ""))
         self.pid, self.version, self.grow = hello["hello"], hello["version"], hello["grow"]
         threading.Thread(target=self.listen, daemon=True).start()
 
@@ -79,16 +86,11 @@ class Target(object):
         self.close()
 
     def close(self):
-        if self.process.poll() is None:
-            try:
-                os.killpg(self.process.pid, signal.SIGKILL)
-            except OSError:
-                pass
-        self.process.wait()
+        bounded.kill(self.process)
+        if self.socket:
+            self.socket.close()
         self.said.close()
-        for name in os.listdir(self.folder):
-            os.unlink(os.path.join(self.folder, name))
-        os.rmdir(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def output(self):
         self.said.flush()
@@ -115,10 +117,10 @@ class Target(object):
     def send(self, text):
         self.socket.sendall((text + "\n").encode())
 
-    def settle(self, count=10):
+    def settle(self, count=10, patience=PATIENCE):
         """Waits until the batches have their size."""
         with self.news:
-            if not self.news.wait_for(lambda: len(self.batches) >= count or self.process.poll() is not None, PATIENCE) \
+            if not self.news.wait_for(lambda: len(self.batches) >= count or self.process.poll() is not None, patience) \
                     or self.process.poll() is not None:
                 raise Skip("the load does not run: %s" % self.output().strip()[-300:])
 
@@ -129,8 +131,8 @@ class Target(object):
         self.send("tool %s %g %d" % (name, seconds, depth))
         with self.news:
             if not self.news.wait_for(lambda: len(self.windows) > windows or len(self.failed) > failed or
-                                      self.process.poll() is not None, 10 * PATIENCE):
-                raise Skip("%s takes longer than %d s for %g s of work" % (name, 10 * PATIENCE, seconds))
+                                      self.process.poll() is not None, PATIENCE):
+                raise Skip("%s takes longer than %d s for %g s of work" % (name, PATIENCE, seconds))
             if len(self.failed) > failed:
                 raise Skip(self.failed[-1])
             if len(self.windows) == windows:
@@ -188,7 +190,7 @@ def ratios(plain, tool):
             "tool_us": spread([t.per_unit() * 1e6 for t in tool])}
 
 
-def alternate(target, tool, pairs, seconds):
+def alternate(target, tool, pairs, seconds, settle=SETTLE):
     """Plain, tool, plain, tool ... plain in one process. `tool` is attached from
     outside: tool.begin(target) returns when it works, tool.end() when it has gone
     and says what it found."""
@@ -201,7 +203,7 @@ def alternate(target, tool, pairs, seconds):
         if i == pairs:
             break
         tool.begin(target)
-        time.sleep(SETTLE)
+        time.sleep(settle)
         start = time.monotonic()
         time.sleep(seconds)
         end = time.monotonic()
@@ -266,15 +268,17 @@ class Attached(object):
         self.output = tempfile.mktemp(".bench")
         began = time.monotonic()
         self.grown = [target.grown()]
-        self.process = subprocess.Popen(self.argv + ["-o", self.output, "-p", str(target.pid)],
-                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                        stderr=subprocess.PIPE, text=True)
+        self.process = bounded.spawn(self.argv + ["-o", self.output, "-p", str(target.pid)],
+                                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                     stderr=subprocess.PIPE, text=True)
         self.banner = self.process.stderr.readline()
         self.latency = time.monotonic() - began
         if "attached" not in self.banner:
-            rest = self.process.stderr.read()
-            self.process.wait()
-            raise Skip("mempulse: " + (self.banner + rest).strip())
+            try:
+                self.banner += self.process.communicate(timeout=DETACH)[1]
+            except subprocess.TimeoutExpired:
+                self.banner += "and did not end"
+            raise Skip("mempulse: " + self.banner.strip())
         self.grown.append(target.grown())
 
     def end(self, target):
@@ -283,12 +287,13 @@ class Attached(object):
         ended = time.monotonic()
         self.process.send_signal(signal.SIGINT)
         try:
-            said = self.process.communicate(timeout=PATIENCE)[1]
+            said = self.process.communicate(timeout=DETACH)[1]
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise Skip("mempulse did not detach")
+            raise Skip("mempulse did not detach in %d s" % DETACH)
+        finally:
+            bounded.kill(self.process)
         if hasattr(target, "settle"):  # what grew while it detached
-            target.settle(len(target.batches) + 1)
+            target.settle(len(target.batches) + 1, DETACH)
         self.grown.append(target.grown())
         found = {"latency": self.latency, "detach": time.monotonic() - ended, "grown": self.grown, "grow": target.grow,
                  "bytes": os.path.getsize(self.output), "code": self.process.returncode,
@@ -318,8 +323,9 @@ class Attached(object):
         if not end:
             found["wrong"] = "the stream has no end line"
             return
-        found.update(records=end["records"], lost=end["lost"], clean=end["clean"], cost=end.get("cost_percent"),
-                     overhead=end.get("overhead_percent"), stage=end.get("governor", {}).get("deepest_stage", "off"),
+        found.update(records=end["records"], lost=end["lost"], clean=end["clean"], left=end.get("left"),
+                     cost=end.get("cost_percent"),
+                     overhead=end.get("overhead_percent"), governor=end.get("governor"),
                      events=events, hook_ns=stats.get("hook_ns"), rollup_ns=stats.get("rollup_ns"),
                      wall_ns=end["wall_ns"], attributed=end["own_attributed_bytes"])
         known = last.get("known")
@@ -328,15 +334,25 @@ class Attached(object):
 
     @staticmethod
     def check(found):
-        """Whether what grew was found; the text says what is wrong."""
+        """Whether what grew was found; the text says what is wrong. Where the governor
+        sampled, the stream says so, and the estimate may be off by four sigmas; while
+        it was quiet, it said that, and nothing is expected."""
         if found.get("wrong"):
             return found["wrong"]
         if not found["clean"]:
-            return "not clean"
+            return "not clean: %s" % "; ".join(found.get("left") or ["it does not say what is left"])
         # what grew for certain while it was attached, and what grew at all around it
         before, attached, asked, after = found["grown"]
-        least, most = asked - attached - 1 - found["lost"], after - before
-        if not least <= found["known_calls"] <= most:
+        governor = found.get("governor") or {}
+        off = 4 * math.sqrt((after - before) * governor["most_weight"]) if governor.get("most_weight", 1) > 1 else 0
+        least, most = asked - attached - 1 - found["lost"] - off, after - before + off
+        quiet = governor.get("stage_ns", {}).get("quiet", 0)
+        if found.get("deep"):  # below the traced depth: who called it has its growth
+            seen = found["attributed"] / found["grow"]
+            if seen < 0.98 * least and not quiet:
+                return "the target grew %d times, %.1f of these were attributed" % (least, seen)
+            return None
+        if not (0 if quiet else least) <= found["known_calls"] <= most:
             return "the target grew %d to %d times, %d were seen" % (least, most, found["known_calls"])
         if found["known_bytes"] < 0.98 * found["known_calls"] * found["grow"]:
             return "%d calls grew by %d bytes each, %d in all were seen" % (
@@ -352,15 +368,20 @@ class PySpy(object):
 
     def begin(self, target):
         self.output = tempfile.mktemp(".bench")
-        self.process = subprocess.Popen([self.program, "record", "-p", str(target.pid), "-o", self.output, "-f", "raw"],
-                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = bounded.spawn([self.program, "record", "-p", str(target.pid), "-o", self.output, "-f", "raw"],
+                                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(0.5)
         if self.process.poll() is not None:
             raise Skip("py-spy ended with %d" % self.process.returncode)
 
     def end(self, target):
         self.process.send_signal(signal.SIGINT)
-        self.process.wait()
+        try:
+            self.process.wait(DETACH)
+        except subprocess.TimeoutExpired:
+            raise Skip("py-spy did not end in %d s" % DETACH)
+        finally:
+            bounded.kill(self.process)
         if os.path.exists(self.output):
             os.unlink(self.output)
         return {}

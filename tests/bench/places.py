@@ -6,9 +6,11 @@ import re
 import shutil
 import subprocess
 
+import bounded
 import measure
 
-NEEDED = ("Django", "numpy", "gunicorn")
+NEEDED = ("Django", "numpy", "gunicorn", "pyperformance")
+PIP_SECONDS = 240
 PEERS = ("mempulse==0.6.4", "psutil", "memory_profiler", "memray", "scalene", "py-spy", "pyinstrument")
 
 
@@ -32,9 +34,9 @@ def interpreters(wanted=None):
 
 def version_of(path):
     try:
-        text = subprocess.run([path, "-c", "import sys; print(sys.implementation.name, *sys.version_info[:3])"],
-                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout.split()
-    except OSError:
+        text = bounded.run([path, "-c", "import sys; print(sys.implementation.name, *sys.version_info[:3])"], 20,
+                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout.split()
+    except (OSError, bounded.Skip):
         return None
     return tuple(map(int, text[1:])) if text[:1] == ["cpython"] else None
 
@@ -45,18 +47,32 @@ def venv(folder, name, python, peers=False):
     version = "%d.%d.%d" % version_of(python) + ("-system" if name.endswith("-system") else "")
     place = os.path.join(folder, "venv-" + version)
     program = os.path.join(place, "bin", "python")
-    if not os.path.exists(program) and subprocess.run([python, "-m", "venv", place]).returncode:
-        return python
-    wanted = NEEDED + (PEERS if peers else ())
+    try:
+        if not os.path.exists(program) and quietly([python, "-m", "venv", place]):
+            return python
+        install(place, program, NEEDED + (PEERS if peers else ()))
+    except bounded.Skip as late:
+        print("   %s: %s" % (name, late), flush=True)
+    return program
+
+
+def quietly(argv):
+    """Its exit code."""
+    return bounded.run(argv, PIP_SECONDS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+
+
+def install(place, program, wanted):
+    """All at once; where one is not to be had, one by one. Each is tried once."""
     marker = os.path.join(place, "installed")
     have = open(marker).read().split() if os.path.exists(marker) else []
-    for package in wanted:
-        if package in have:
-            continue
-        subprocess.run([program, "-m", "pip", "install", "-q", "--disable-pip-version-check", package])
-        with open(marker, "a") as f:
-            f.write(package + "\n")
-    return program
+    missing = [package for package in wanted if package not in have]
+    pip = [program, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--prefer-binary"]
+    if missing and quietly(pip + missing):
+        for package in missing:
+            if quietly(pip + [package]):
+                print("   %s can't be installed for this interpreter" % package, flush=True)
+    with open(marker, "a") as f:
+        f.writelines(package + "\n" for package in missing)
 
 
 def beside(python, program, must=True):
@@ -71,8 +87,8 @@ def beside(python, program, must=True):
 def scalene_prefix(python, folder):
     """How this scalene is told to run a script and keep quiet."""
     beside(python, "scalene")
-    text = subprocess.run([python, "-m", "scalene", "run", "--help"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          text=True).stdout
+    text = bounded.run([python, "-m", "scalene", "run", "--help"], 60, stdout=subprocess.PIPE,
+                       stderr=subprocess.STDOUT, text=True).stdout
     out = os.path.join(folder, "scalene.json")
     if "--outfile" in text or "-o" in text:
         return ["-m", "scalene", "run", "-o", out]
@@ -80,8 +96,8 @@ def scalene_prefix(python, folder):
 
 
 def packages(python, names):
-    text = subprocess.run([python, "-m", "pip", "list", "--disable-pip-version-check", "--format", "freeze"],
-                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    text = bounded.run([python, "-m", "pip", "list", "--disable-pip-version-check", "--format", "freeze"], 60,
+                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
     have = dict(line.lower().split("==") for line in text.split() if "==" in line)
     wanted = [name.split("==")[0].lower() for name in names]
     return ["%s %s" % (name, have[key]) for name in wanted
@@ -103,6 +119,6 @@ def machine():
 
 
 def commit():
-    done = subprocess.run(["git", "log", "-1", "--format=%h %cd", "--date=short", "--", "payload", "src", "include"],
-                          cwd=os.path.join(measure.HERE, "..", ".."), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    done = bounded.run(["git", "log", "-1", "--format=%h %cd", "--date=short", "--", "payload", "src", "include"], 20,
+                       cwd=os.path.join(measure.HERE, "..", ".."), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     return done.stdout.strip()

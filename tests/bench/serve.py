@@ -1,7 +1,10 @@
 """Servers to put under wrk: python serve.py asyncio PORT, or gunicorn with serve:application.
-Every GROW_EVERY-th request grows the process by a known amount."""
+Every GROW_EVERY-th request grows the process by a known amount; BENCH_GROWN is a file
+of one word that tells how often that was."""
 import asyncio
+import mmap
 import os
+import struct
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -12,10 +15,16 @@ GROW_EVERY = 20
 served = [0]
 
 
+def shared(path):
+    with open(path, "r+b") as f:
+        return mmap.mmap(f.fileno(), 8)
+
+
 def count():
     served[0] += 1
     if served[0] % GROW_EVERY == 0:
         grow_known()
+        struct.pack_into("q", grown, 0, served[0] // GROW_EVERY)
 
 
 # --- asyncio: HTTP/1.1, keep-alive, no framework -----------------------------------------
@@ -72,6 +81,8 @@ def make_application():
     return get_wsgi_application()
 
 
+if os.environ.get("BENCH_GROWN"):
+    grown = shared(os.environ["BENCH_GROWN"])
 if __name__ == "__main__":
     asyncio.get_event_loop_policy().new_event_loop().run_until_complete(serve(int(sys.argv[2])))
 elif os.environ.get("BENCH_DJANGO"):

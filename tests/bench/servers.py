@@ -1,16 +1,16 @@
-"""Throughput and latency of servers under wrk, with and without mempulse."""
+"""Throughput and latency of servers under wrk (or client.py), with and without mempulse."""
 import os
 import re
 import shutil
-import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 
+import bounded
 import measure
-from serve import GROW_EVERY
 
 CONNECTIONS = 8
 UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
@@ -21,19 +21,20 @@ class Server(object):
     grow = 8 * 4096
 
     def __init__(self, python, kind):
-        if not shutil.which("wrk"):
-            raise measure.Skip("wrk is not installed")
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             self.port = s.getsockname()[1]
-        self.said = tempfile.TemporaryFile()
-        self.process = subprocess.Popen(self.command(python, kind), stdin=subprocess.DEVNULL, stdout=self.said,
-                                        stderr=self.said, cwd=measure.HERE, start_new_session=True,
-                                        env=dict(os.environ, PYTHONDONTWRITEBYTECODE="1", BENCH_DJANGO="1"))
+        self.said, self.count = tempfile.TemporaryFile(), tempfile.NamedTemporaryFile()
+        self.count.write(bytes(8))
+        self.count.flush()
+        env = dict(os.environ, PYTHONDONTWRITEBYTECODE="1", BENCH_GROWN=self.count.name)
+        env.update({"BENCH_DJANGO": "1"} if kind == "gunicorn" else {})
+        self.process = bounded.spawn(self.command(python, kind), stdin=subprocess.DEVNULL, stdout=self.said,
+                                     stderr=self.said, cwd=measure.HERE, env=env)
         try:
             self.wait()
             self.pid = self.worker() if kind == "gunicorn" else self.process.pid
-        except Exception:
+        except BaseException:
             self.close()
             raise
 
@@ -63,12 +64,9 @@ class Server(object):
             return int(f.read().split()[0])
 
     def close(self):
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except OSError:
-            pass
-        self.process.wait()
+        bounded.kill(self.process)
         self.said.close()
+        self.count.close()
 
     def __enter__(self):
         return self
@@ -77,22 +75,26 @@ class Server(object):
         self.close()
 
     def grown(self):
-        return 0
+        with open(self.count.name, "rb") as f:
+            return struct.unpack("q", f.read())[0]
 
     def load(self, seconds):
         """Requests a second, p99 in ms, requests."""
-        out = subprocess.run(["wrk", "-t1", "-c%d" % CONNECTIONS, "-d%ds" % seconds, "--latency",
-                              "http://127.0.0.1:%d/" % self.port], stdout=subprocess.PIPE, text=True).stdout
+        client = ["wrk", "-t1", "-c%d" % CONNECTIONS, "-d%ds" % seconds, "--latency",
+                  "http://127.0.0.1:%d/" % self.port]
+        if not shutil.which("wrk"):
+            client = [sys.executable, "client.py", str(self.port), str(CONNECTIONS), str(seconds)]
+        out = bounded.run(client, seconds + 20, stdout=subprocess.PIPE, text=True, cwd=measure.HERE).stdout
         rate = measure.number(r"Requests/sec:\s+([\d.]+)", out)
         p99 = re.search(r"99%\s+([\d.]+)(us|ms|s|m)\b", out)
         if not rate or not p99:
-            raise measure.Skip("wrk measured nothing")
+            raise measure.Skip("the client measured nothing")
         return rate, float(p99.group(1)) * UNITS[p99.group(2)], int(measure.number(r"(\d+) requests in", out))
 
 
 def has_control(python):
     """Newer gunicorns open a control socket in the home folder unless told not to."""
-    text = subprocess.run([python, "-m", "gunicorn", "--help"], stdout=subprocess.PIPE, text=True).stdout
+    text = bounded.run([python, "-m", "gunicorn", "--help"], 30, stdout=subprocess.PIPE, text=True).stdout
     return "--no-control-socket" in text
 
 
@@ -107,8 +109,7 @@ def alternate(python, kind, tool, pairs, seconds):
                 break
             tool.begin(server)
             with_tool.append(server.load(seconds))
-            found.append(tool.end(server))
-            found[-1]["requests_grown"] = with_tool[-1][2] // GROW_EVERY
+            found.append(dict(tool.end(server), deep=True))
     neighbours = [(plain[i], plain[i + 1]) for i in range(pairs)]
     return {
         "throughput": measure.spread([t[0] * 2 / (a[0] + b[0]) for t, (a, b) in zip(with_tool, neighbours)]),

@@ -64,6 +64,7 @@ class Driver(object):
         self.each = 1          # units a batch, adapted to BATCH
         self.label = "b"
         self.batch = BATCH     # seconds; loads that a tool may slow a hundredfold take less
+        self.grow = grow_known # for loads with a loop of their own
         self.extra = None      # a load's own number for the batch
 
     def say(self, **message):
