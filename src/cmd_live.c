@@ -543,11 +543,8 @@ static int live_run(struct live *l, struct mp_failure *f)
         err = live_thread(l, &agent, f);
     if (!err)
         err = cmd_lock(&l->o->talk, l->o->pid, deadline, l->sig_fd, &l->lock_fd, f);
-    if (!err) {
+    if (!err)
         err = live_existing(l, &agent, deadline, f);
-        if (err < 0)
-            cmd_touched(l->o->pid, f);
-    }
     if (!err)
         err = session_plan(&l->s, l->o->pid, l->o->talk.log, f);
     if (!err) {

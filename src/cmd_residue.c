@@ -56,8 +56,11 @@ int residue_detach(const struct talk *t, pid_t pid, struct inject_agent *a, uint
         struct inject_agent now;
 
         n = inject_find_agent(pid, &now, &ignored);
-        if (n < 0 && ignored.code == MP_E_ESRCH)
-            return mp_fail(f, MP_E_TARGET_EXITED, 0, "process %d ended meanwhile", (int)pid);
+        if (n < 0 && ignored.code == MP_E_ESRCH) {
+            n = mp_fail(f, MP_E_TARGET_EXITED, 0, "process %d ended meanwhile", (int)pid);
+            cmd_touched(pid, f);
+            return n;
+        }
         if (n <= 0)
             return 0;
         a->control = now.control;
@@ -88,6 +91,8 @@ int residue_cure(const struct talk *t, pid_t pid, uint64_t timeout_ns, struct mp
         err = inject_wait_clean(pid, NULL, CURE_CLEAN_MS, &diff, f) < 0 ? -(int)f->code : 0;
     if (!err)
         err = inject_sweep(pid, t->log, &pause_ns, f);
+    if (err < 0 && s.inj.region_base)
+        cmd_touched(pid, f);
     if (err >= 0)
         cmd_say(t, "cleaned after an earlier session (paused %.0f us)",
                 (double)(s.inj.pause_ns > pause_ns ? s.inj.pause_ns : pause_ns) / 1e3);
