@@ -1,6 +1,7 @@
 """What mempulse owes a target that is not what it expects: its descriptors stay its own,
 its audit hooks are heard, its limits and its root are looked at before it is touched."""
 import os
+import signal
 
 import harness
 import procfs
@@ -36,7 +37,35 @@ def descriptors(context, how):
         target.check_untouched(result)
 
 
+# --- our own standard descriptors ------------------------------------------------------
+
+CLOSED = ('<&-', '>&-', '2>&-', '>&- 2>&-', '<&- >&- 2>&-')
+
+
+def standard_closed(context):
+    """A standard descriptor that is closed is /dev/null, and no number for our own."""
+    with harness.Target(context.python, "descriptors") as target:
+        for closed in CLOSED:
+            prefix = ["/bin/sh", "-c", 'exec "$@" ' + closed, "sh"]
+            result = harness.run(context.binary, "inject", "-p", target.pid, "-d", "300ms", prefix=prefix)
+            check(result.code == 0, "%s: %s", closed, result)
+            check("failed" not in result.err, "%s: %s", closed, result)
+        with harness.Launcher(context.binary, "inject", "-p", target.pid, prefix=prefix) as launcher:
+            links = procfs.wait_until(lambda: held_open(launcher.process.pid), harness.PATIENCE, "the session begins")
+            check({links.get(fd) for fd in range(3)} == {"/dev/null"}, "0, 1, 2 are %s", links)
+            launcher.signal(signal.SIGTERM)
+            launcher.result().expect((143, 8))  # 8: before the hook
+        target.check_untouched()
+
+
+def held_open(pid):
+    """Its descriptors, once it is the launcher (no shell any more) and takes signals."""
+    links = procfs.links(pid)
+    return links if "anon_inode:[signalfd]" in links.values() else None
+
+
 TESTS = (
+    ("standard descriptors closed", standard_closed),
     ("descriptors closed", lambda context: descriptors(context, "close")),
     ("descriptors replaced", lambda context: descriptors(context, "replace")),
     ("descriptors replaced by sockets", lambda context: descriptors(context, "socket")),
