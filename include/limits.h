@@ -13,7 +13,8 @@
 
 #define MP_CODES_MAX 32768     /* distinct functions named; further ones are counted under id 0 */
 #define MP_THREADS_MAX 1024    /* threads with a ring at one time; further ones are counted as lost */
-#define MP_RING_RECORDS 2048   /* records a thread's ring holds: a power of two */
+#define MP_RING_RECORDS 8192   /* records a thread's ring holds, 640 KiB: a power of two. Its pages are used from
+                                  the first on, so that only a flood of records uses them all */
 
 #define MP_RSS_FRESH_NS 20000  /* a thread without page faults takes its last reading of statm for so long */
 #define MP_SAMPLE_LOG2_MAX 10  /* the governor samples one call in 1024 at the rarest */
@@ -21,6 +22,12 @@
 #define MP_LEASE_MS 1000       /* the agent is unhooked within this time of the launcher's end closing */
 #define MP_ACK_WAIT_MS 500     /* an agent that was asked to leave lets the asker read its account so long */
 #define MP_GO_WAIT_MS 5000     /* the loader waits this long for the launcher's first byte */
+/* What the payload takes at most at one time from the target's own limits: judged before
+ * it is touched (src/inject/room.c). */
+#define MP_NEED_FDS 6          /* five held or under way at the start, one looked at now and then */
+#define MP_NEED_THREADS 2      /* raw thread and worker; at the end worker and reaper */
+#define MP_NEED_AS (2u << 20)  /* region, agent, tables and one thread's ring: 1.5 MiB */
+
 #define MP_FRAME_MAX (256u << 10) /* bytes of one wire frame, header included */
 
 #endif

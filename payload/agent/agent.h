@@ -122,6 +122,8 @@ enum thread_state {
     THREAD_FREE = 3    /* drained: a hook may give it to another thread */
 };
 
+#define TOUCH_WORDS 4
+
 /* A thread of the target with its ring; one mapping each. */
 struct thread {
     /* hooks */
@@ -158,9 +160,10 @@ struct thread {
     /* the last reading of statm on this thread: pages, when, and its raw fault count then */
     int64_t rss_pages;
     uint64_t rss_time, rss_faults;
-    uint64_t touched; /* pages of this mapping that were written before, bit i: page i */
+    uint64_t touched[TOUCH_WORDS]; /* pages of this mapping that were written before, a bit each */
     /* ring: producer */
     uint64_t head; /* release-stored by hooks */
+    uint64_t origin; /* the record in the ring's first place; changes only while the ring is empty */
     uint64_t tail_seen;
     uint64_t lost; /* written by hooks */
     uint32_t state; /* enum thread_state; see threads.c for who writes which */
@@ -175,7 +178,7 @@ struct thread {
     struct call shadow[SHADOW_MAX];
     struct mp_record ring[MP_RING_RECORDS] __attribute__((aligned(64)));
 };
-_Static_assert(sizeof(struct thread) + MEM_HEADER <= 64 * 4096, "`touched` has a bit a page");
+_Static_assert(sizeof(struct thread) + MEM_HEADER <= TOUCH_WORDS * 64 * 4096, "`touched` has a bit a page");
 
 int threads_init(void);
 struct thread *thread_find(int32_t tid); /* slow path of thread_current; NULL: no room */
@@ -450,11 +453,12 @@ static inline struct thread *thread_current(void)
 
 static inline void thread_touch(struct thread *th, const void *at)
 {
-    uint64_t bit = 1ull << (((uintptr_t)at >> 12) - ((uintptr_t)th >> 12));
+    size_t page = ((uintptr_t)at >> 12) - ((uintptr_t)th >> 12);
+    uint64_t *word = &th->touched[page / 64], bit = 1ull << page % 64;
 
-    if (likely(th->touched & bit))
+    if (likely(*word & bit))
         return;
-    th->touched |= bit;
+    *word |= bit;
     th->self_faults++;
     g.self_pages++;
 }

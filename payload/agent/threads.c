@@ -103,7 +103,7 @@ static struct thread *take_new(void)
 
     if (g.nthread >= MP_THREADS_MAX || !(th = mem_map(sizeof(*th), false)))
         return NULL;
-    th->touched = 1; /* mem_map wrote to the first page, and counted it */
+    th->touched[0] = 1; /* mem_map wrote to the first page, and counted it */
     g.thread[g.nthread] = th;
     store_release(&g.nthread, g.nthread + 1);
     return th;

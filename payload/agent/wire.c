@@ -254,7 +254,7 @@ static bool send_lost(uint64_t now, uint64_t *sent, uint32_t thread_id, uint32_t
 static bool send_records(struct thread *th, uint64_t head)
 {
     while (th->tail != head) {
-        uint32_t at = (uint32_t)(th->tail % MP_RING_RECORDS);
+        uint32_t at = (uint32_t)((th->tail - th->origin) % MP_RING_RECORDS);
         uint64_t n = head - th->tail;
 
         if (n > RECORDS_MAX)
