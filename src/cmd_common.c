@@ -21,8 +21,22 @@ static const char *cmd_changes(const struct mp_failure *f)
     return f->changed_target ? "the target was changed: see above" : "nothing in the target was changed";
 }
 
-int cmd_fail(const struct talk *t, pid_t pid, const struct mp_failure *f)
+/* A hint that names a command for PID names it for this one. */
+static void cmd_hint(pid_t pid, struct mp_failure *f)
 {
+    char rest[sizeof(f->hint)], *at = strstr(f->hint, "-p PID");
+
+    if (pid <= 0 || !at)
+        return;
+    snprintf(rest, sizeof(rest), "%s", at + sizeof("-p PID") - 1);
+    snprintf(at, sizeof(f->hint) - (size_t)(at - f->hint), "-p %d%s", (int)pid, rest);
+}
+
+int cmd_fail(const struct talk *t, pid_t pid, const struct mp_failure *failure)
+{
+    struct mp_failure told = *failure, *f = &told;
+
+    cmd_hint(pid, f);
     if (t->json) {
         if (render_error_json(stderr, pid, f))
             return mp_err_exit_code(f->code); /* nobody listens on stderr: the code still says it */

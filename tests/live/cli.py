@@ -437,6 +437,7 @@ def second_session(context):
             launcher.wait_attached()
             error = run(context.binary, "inject", "-p", target.pid, "--json", "--depth", "7").expect(6).error()
             check(error["code"] == "BUSY_SESSION", "%s", error)
+            check("-p %d" % target.pid in error["hint"], "the hint is for no process: %s", error)
             check(str(launcher.process.pid) in error["message"], "the launcher is not named: %s", error)
             again = run(context.binary, "inject", "-p", target.pid).expect(0)
             check("already" in again.err, "it does not say so\n%s", again)
