@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "inject/room.h"
 #include "target/proc.h"
 
 /* dlopen may have to wait for the target's own imports; nothing of the target waits for us meanwhile. */
@@ -220,7 +221,12 @@ static int session_explain_silence(struct session *s, const char *what, struct m
             return mp_fail(f, MP_E_FDS_CLOSED, 0, "process %d closed or replaced the session's descriptors", (int)s->pid);
     }
     if (!inject_read_boot(s->pid, s->inj.region_base, &boot) && boot.error) {
+        int err;
+
         boot.error_text[sizeof(boot.error_text) - 1] = 0;
+        err = room_explain(boot.error_text, s->pid, boot.error, f);
+        if (err < 0)
+            return err;
         return mp_fail(f, MP_E_INJECT, boot.error, "the agent could not be loaded in process %d: %.200s",
                        (int)s->pid, boot.error_text);
     }
@@ -300,7 +306,12 @@ static int session_go(struct session *s, const struct mp_options *o, struct mp_f
 
 static int session_failed(struct session *s, const struct mp_failed *failed, struct mp_failure *f)
 {
-    return mp_fail(f, fail_to_err(failed->code), failed->err, "process %d: %.239s", (int)s->pid, failed->text);
+    int err = failed->code == MP_FAIL_PROC || failed->code == MP_FAIL_MEMORY ? failed->err : 0;
+    char text[sizeof(failed->text)];
+
+    snprintf(text, sizeof(text), "%.239s", failed->text);
+    err = room_explain(text, s->pid, err, f);
+    return err < 0 ? err : mp_fail(f, fail_to_err(failed->code), failed->err, "process %d: %s", (int)s->pid, text);
 }
 
 /* One event of the handshake. 0 go on, 1 done, negative enum mp_err. */

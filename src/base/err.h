@@ -28,6 +28,7 @@
     X(PY_LAYOUT, 4, "report this Python build: its layout is not one that is known") \
     X(PY_RECURSION, 4, "lower sys.setrecursionlimit in the target, or raise its stack limit") \
     X(SHADOW_STACK, 4, "start the target without user shadow stacks (GLIBC_TUNABLES)") \
+    X(NO_PROC, 4, "mount proc at /proc in the target's root") \
     X(EPERM, 5, "run as the owner of the process, or as root") \
     X(EPERM_UID, 5, "run as the owner of the process, or as root") \
     X(EPERM_CAP, 5, "CAP_SYS_PTRACE is needed") \
@@ -46,6 +47,7 @@
     X(NO_SAFE_POINT, 8, "try again; see -v for what stood in the way") \
     X(NO_THREAD, 8, "no thread of the target can be used for injection now; try again") \
     X(GIL_TIMEOUT, 8, "the interpreter lock was not released in time; try again") \
+    X(LIMIT, 8, "raise the limit with prlimit and try again") \
     X(INJECT, 9, "run again with -v and report the output") \
     X(AGENT, 9, "run again with -v and report the output") \
     X(FDS_CLOSED, 9, "inject again; the target closes descriptors that it did not open (os.closerange?)") \

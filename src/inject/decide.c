@@ -266,6 +266,12 @@ static int check_interpreter(const struct decide_facts *d, struct mp_failure *f)
     return 0;
 }
 
+/* Last: only where all else is well is it the limits that stand in the way. */
+static int check_room(const struct decide_facts *d, struct mp_failure *f)
+{
+    return room_check(&d->room, d->pid, f);
+}
+
 static const struct {
     enum decide_stage stage;
     int (*check)(const struct decide_facts *d, struct mp_failure *f);
@@ -276,6 +282,7 @@ static const struct {
     {DECIDE_PROCESS, check_shadow_stack}, {DECIDE_LIBRARIES, check_python},
     {DECIDE_LIBRARIES, check_libc},       {DECIDE_LIBRARIES, check_version},
     {DECIDE_LIBRARIES, check_symbols},    {DECIDE_LIBRARIES, check_interpreter},
+    {DECIDE_LIBRARIES, check_room},
 };
 
 int decide(const struct decide_facts *d, enum decide_stage upto, struct mp_failure *f)

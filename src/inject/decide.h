@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "inject/libc.h"
 #include "inject/python.h"
+#include "inject/room.h"
 
 struct decide_facts {
     pid_t pid;
@@ -43,6 +44,8 @@ struct decide_facts {
 
     /* tried */
     int read_error;      /* of reading a byte of its memory: 0 or a negative errno */
+
+    struct room room;    /* what the target's limits leave */
 
     /* for remedies that can be typed where we are */
     bool have_sudo, in_container, in_kubernetes;

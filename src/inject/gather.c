@@ -147,8 +147,11 @@ void gather_process(struct gather *g, pid_t pid)
     gather_threads(g);
     g->live = proc_live_task(d->pid);
     d->exited = g->live < 0;
-    if (!d->exited && !d->kernel_thread)
-        gather_live(g);
+    if (d->exited || d->kernel_thread)
+        return;
+    gather_live(g);
+    if (d->read_error == 0)
+        room_gather(&d->room, d->pid, g->live, &status);
 }
 
 int gather_refusal(pid_t pid, int err, struct mp_failure *f)

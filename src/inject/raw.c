@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "inject/borrow.h"
+#include "inject/room.h"
 #include "target/mem.h"
 #include "target/proc.h"
 
@@ -136,6 +137,13 @@ static int raw_fill_memfd(struct raw *r, struct mp_failure *f)
     return ret < 0 ? mp_fail(f, MP_E_INJECT, -ret, "can't write the agent into the target's memfd") : 0;
 }
 
+static int raw_failed(const struct raw *r, struct mp_failure *f)
+{
+    int ret = room_explain(r->boot.error_text, r->plan->facts.pid, r->boot.error, f);
+    return ret < 0 ? ret : mp_fail(f, MP_E_INJECT, r->boot.error, "%s failed in the target: %s", r->boot.error_text,
+                                   strerror(r->boot.error));
+}
+
 /* At the rendezvous: what has the loader done, and what it needs of us. */
 static int raw_serve(struct raw *r, raddr_t region_base, struct mp_failure *f)
 {
@@ -146,8 +154,7 @@ static int raw_serve(struct raw *r, raddr_t region_base, struct mp_failure *f)
     if (r->boot.magic != MP_BOOT_MAGIC || (r->boot.phase != MP_PHASE_FDS && r->boot.phase != MP_PHASE_FAILED))
         return mp_fail(f, MP_E_INJECT, 0, "the boot block is not as the loader leaves it (phase %u)", r->boot.phase);
     if (r->boot.phase == MP_PHASE_FAILED)
-        return mp_fail(f, MP_E_INJECT, r->boot.error, "%s failed in the target: %s", r->boot.error_text,
-                       strerror(r->boot.error));
+        return raw_failed(r, f);
     r->boot.channel = r->plan->boot.channel; /* what we asked for, whatever stands there */
     ret = channel_take(&r->channel, r->t.tid, r->plan->facts.pidfd, &r->boot);
     if (ret < 0)

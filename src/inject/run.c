@@ -21,6 +21,7 @@
 #include "inject/plan.h"
 #include "inject/raw.h"
 #include "inject/region.h"
+#include "inject/room.h"
 #include "target/proc.h"
 #include "target/seccomp.h"
 #include "target/undo.h"
@@ -173,6 +174,8 @@ static int run_undo(struct run *r, int err, const char *step)
     int bad = undo_run(&r->undo, &left);
     if (gone)
         return borrow_gone(r->plan, r->f);
+    if (bad == 0 && room_explain(step, r->plan->facts.pid, -err, r->f) < 0)
+        return -(int)MP_E_LIMIT;
     if (bad == 0)
         return mp_fail(r->f, MP_E_INJECT, -err, "%s failed: %s; rolled back", step, strerror(-err));
     int ret = mp_fail(r->f, MP_E_INJECT, -err, "%s failed: %s; %s could not be taken back: %s", step, strerror(-err),
@@ -188,7 +191,7 @@ static int run_in_thread(struct run *r)
     undo_push(&r->undo, "the borrowed thread's registers", run_undo_return, r);
     int ret = remote_begin(&r->borrow.remote);
     if (ret == 0) {
-        step = "mmap in the target";
+        step = "mmap";
         ret = run_map(r);
     }
     if (ret == 0) {
@@ -198,7 +201,7 @@ static int run_in_thread(struct run *r)
     if (ret == 0)
         ret = run_flag_threads(r);
     if (ret == 0) {
-        step = "clone in the target";
+        step = "clone";
         ret = run_clone(r);
     }
     if (ret < 0)

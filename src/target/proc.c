@@ -410,6 +410,126 @@ pid_t proc_live_task(pid_t pid)
     return found;
 }
 
+/* --- limits --------------------------------------------------------------- */
+
+static const char *limit_value(const char *p, uint64_t *ret)
+{
+    char *end;
+    while (*p == ' ')
+        p++;
+    if (!strncmp(p, "unlimited", 9)) {
+        *ret = PROC_UNLIMITED;
+        return p + 9;
+    }
+    if (!isdigit((unsigned char)*p))
+        return NULL;
+    *ret = strtoull(p, &end, 10);
+    return end;
+}
+
+/* "Max open files            1024                 524288               files" */
+static int limit_parse(struct proc_limit *ret, const char *text, const char *name)
+{
+    struct proc_limit l;
+    const char *p = strstr(text, name);
+    p = p ? limit_value(p + strlen(name), &l.soft) : NULL;
+    p = p ? limit_value(p, &l.hard) : NULL;
+    if (!p)
+        return -EINVAL;
+    *ret = l;
+    return 0;
+}
+
+int proc_limits_parse(struct proc_limits *ret, const char *text, size_t len)
+{
+    struct proc_limits l;
+    char *copy = strndup(text, len);
+    int r = copy ? 0 : -ENOMEM;
+    if (r == 0 && (limit_parse(&l.nofile, copy, "Max open files ") || limit_parse(&l.nproc, copy, "Max processes ") ||
+                   limit_parse(&l.as, copy, "Max address space ")))
+        r = -EINVAL;
+    free(copy);
+    if (r == 0)
+        *ret = l;
+    return r;
+}
+
+int proc_limits_read(struct proc_limits *ret, pid_t pid)
+{
+    char *text;
+    size_t len;
+    int r = proc_read(pid, "limits", &text, &len);
+    if (r < 0)
+        return r;
+    r = proc_limits_parse(ret, text, len);
+    free(text);
+    return r;
+}
+
+int proc_fd_count(pid_t pid, uint64_t below, uint64_t *ret)
+{
+    int *numbers;
+    size_t n;
+    uint64_t count = 0;
+    int r = numbered_entries(pid, "fd", &numbers, &n);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < n; i++)
+        count += (uint64_t)numbers[i] < below;
+    free(numbers);
+    *ret = count;
+    return 0;
+}
+
+int proc_vm_bytes(pid_t pid, uint64_t *ret)
+{
+    char *text;
+    size_t len;
+    int r = proc_read(pid, "statm", &text, &len);
+    if (r < 0)
+        return r;
+    r = isdigit((unsigned char)*text) ? 0 : -EINVAL;
+    if (r == 0)
+        *ret = strtoull(text, NULL, 10) * (uint64_t)sysconf(_SC_PAGESIZE);
+    free(text);
+    return r;
+}
+
+int proc_user_tasks(uid_t uid, uint64_t *ret)
+{
+    DIR *dir = opendir("/proc");
+    uint64_t count = 0;
+    struct dirent *e;
+    if (!dir)
+        return -errno;
+    while ((e = readdir(dir))) {
+        struct proc_status s;
+        if (isdigit((unsigned char)e->d_name[0]) && proc_status_read(&s, (pid_t)atoi(e->d_name), 0) == 0 && s.uid[0] == uid)
+            count += s.threads;
+    }
+    closedir(dir);
+    *ret = count;
+    return 0;
+}
+
+/* "0.01 0.03 0.05 2/345 6789": the number behind the stroke (fs/proc/loadavg.c). */
+int proc_system_tasks(uint64_t *ret)
+{
+    char *text;
+    size_t len;
+    unsigned long n;
+    int r = proc_read_path("/proc/loadavg", &text, &len);
+    if (r < 0)
+        return r;
+    r = sscanf(text, "%*s %*s %*s %*u/%lu", &n) == 1 ? 0 : -EINVAL;
+    free(text);
+    if (r == 0)
+        *ret = n;
+    return r;
+}
+
+/* --- descriptors ---------------------------------------------------------- */
+
 void proc_fds_free(struct proc_fd *fds, size_t count)
 {
     size_t i;

@@ -73,6 +73,25 @@ struct proc_status {
 int proc_status_parse(struct proc_status *ret, const char *text, size_t len) MP_MUST_CHECK;
 int proc_status_read(struct proc_status *ret, pid_t pid, pid_t tid) MP_MUST_CHECK; /* tid as in proc_stat_read */
 
+/* --- limits --------------------------------------------------------------- */
+
+#define PROC_UNLIMITED UINT64_MAX
+struct proc_limit {
+    uint64_t soft, hard; /* PROC_UNLIMITED without */
+};
+struct proc_limits {
+    struct proc_limit nofile, nproc, as; /* as: bytes */
+};
+/* /proc/PID/limits. 0, or -EINVAL when a line of them is missing. */
+int proc_limits_parse(struct proc_limits *ret, const char *text, size_t len) MP_MUST_CHECK;
+int proc_limits_read(struct proc_limits *ret, pid_t pid) MP_MUST_CHECK;
+
+/* What limits are held against; each 0 or -errno. */
+int proc_fd_count(pid_t pid, uint64_t below, uint64_t *ret) MP_MUST_CHECK; /* open ones under that number */
+int proc_vm_bytes(pid_t pid, uint64_t *ret) MP_MUST_CHECK;                 /* address space mapped */
+int proc_user_tasks(uid_t uid, uint64_t *ret) MP_MUST_CHECK; /* threads whose process has this real uid */
+int proc_system_tasks(uint64_t *ret) MP_MUST_CHECK;          /* threads of all, namespaces within and without */
+
 /* --- syscall -------------------------------------------------------------- */
 
 /* What a thread does in the kernel right now (fs/proc/base.c, proc_pid_syscall). */

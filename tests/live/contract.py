@@ -1,8 +1,11 @@
 """What mempulse owes a target that is not what it expects: its descriptors stay its own,
 its audit hooks are heard, its limits and its root are looked at before it is touched."""
 import os
+import shutil
 import signal
+import subprocess
 
+import cli
 import harness
 import procfs
 import sessions
@@ -64,7 +67,60 @@ def held_open(pid):
     return links if "anon_inode:[signalfd]" in links.values() else None
 
 
+# --- what stands in the way, told before the target is touched -------------------------
+
+def jailed(context):
+    """A chroot without /proc is refused by name; with one it is injected."""
+    with harness.Target(context.python, "jailed") as target:
+        error = cli.refused(context, target.pid, 4, "NO_PROC")
+        root = os.readlink("/proc/%d/root" % target.pid)
+        check("/proc/self" in error["message"] and "mount --bind /proc %s/proc" % root in error["hint"], "%s", error)
+        target.ask("mkdir")
+        cli.refused(context, target.pid, 4, "NO_PROC")  # a folder is no procfs
+        if subprocess.call(["mount", "--bind", "/proc", root + "/proc"], stderr=subprocess.DEVNULL) == 0:
+            try:
+                harness.run(context.binary, "inject", "-p", target.pid, "-d", "200ms", "-o", os.devnull).expect(0)
+            finally:
+                subprocess.call(["umount", "-l", root + "/proc"])
+        target.stop()
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def limited(context, name, limit, room, enough):
+    """Refused by the limit's name; with just enough room it is injected."""
+    with harness.Target(context.python, "limited") as target:
+        before = set(procfs.links(target.pid))
+        target.ask("limit %s %d" % (name, room))
+        error = cli.refused(context, target.pid, 8, "LIMIT")
+        check(limit in error["message"] and "prlimit --pid %d --%s=" % (target.pid, name) in error["hint"], "%s", error)
+        check(set(procfs.links(target.pid)) == before, "it was touched")
+        target.ask("limit %s %d" % (name, enough))
+        harness.run(context.binary, "inject", "-p", target.pid, "-d", "200ms", "-o", os.devnull).expect(0)
+        target.ask("unlimit " + name)
+        target.check_untouched()
+
+
+UNUSED_UIDS = 200000  # and so many more: a user of its own for each test
+
+
+def limited_threads(context):
+    """The limit on a user's threads: told from outside."""
+    if os.geteuid() != 0:
+        raise harness.Skip("only root can become another user")
+    with harness.Target(context.python, "limited") as target:
+        target.ask("become %d" % (UNUSED_UIDS + target.pid))
+        target.ask("limit nproc 1")
+        error = cli.refused(context, target.pid, 8, "LIMIT")
+        check("RLIMIT_NPROC" in error["message"] and "--nproc=" in error["hint"], "%s", error)
+        target.ask("limit nproc 2")
+        harness.run(context.binary, "inject", "-p", target.pid, "-d", "200ms", "-o", os.devnull).expect(0)
+
+
 TESTS = (
+    ("chroot without /proc", jailed),
+    ("limit on descriptors", lambda context: limited(context, "nofile", "RLIMIT_NOFILE", 5, 6)),
+    ("limit on address space", lambda context: limited(context, "as", "RLIMIT_AS", 1 << 20, 3 << 20)),
+    ("limit on threads", limited_threads),
     ("standard descriptors closed", standard_closed),
     ("descriptors closed", lambda context: descriptors(context, "close")),
     ("descriptors replaced", lambda context: descriptors(context, "replace")),

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "inject/decide.h"
+#include "limits.h"
 #include "target/proc.h"
 
 #define CAP(n) (1ull << (n))
@@ -54,6 +55,11 @@ static void filter(struct decide_facts *d) { d->seccomp = 2; }
 static void filter_on_both(struct decide_facts *d) { d->seccomp = 2; d->my_seccomp = 2; d->my_cap_effective = ~0ull; d->in_container = true; }
 static void filter_nested(struct decide_facts *d) { d->seccomp = 2; d->my_cap_effective = ~0ull; d->init_user_ns = false; }
 static void shadow(struct decide_facts *d) { d->shadow_stack = true; }
+static void no_proc(struct decide_facts *d) { d->room.no_proc = true; strcpy(d->room.root, "/srv/jail"); }
+static void no_fds(struct decide_facts *d) { d->room.nofile = (struct room_limit){true, 60, {64, 4096}}; }
+static void no_fds_hard(struct decide_facts *d) { d->room.nofile = (struct room_limit){true, 60, {64, 64}}; }
+static void no_threads(struct decide_facts *d) { d->room.nproc = (struct room_limit){true, 12, {10, PROC_UNLIMITED}}; }
+static void no_memory(struct decide_facts *d) { d->room.as = (struct room_limit){true, 100 << 20, {101 << 20, PROC_UNLIMITED}}; }
 static void no_python(struct decide_facts *d) { d->python = PYTHON_NONE; }
 static void static_go(struct decide_facts *d) { d->python = PYTHON_NONE; d->libc = LIBC_STATIC; }
 static void pypy(struct decide_facts *d) { d->python = PYTHON_PYPY; d->python_file = "libpypy3.9-c.so"; }
@@ -123,6 +129,11 @@ static const struct {
     {"symbol", symbol, MP_E_SYMBOLS, "PyGILState_Ensure", NULL},
     {"finalizing", ending, MP_E_PY_FINALIZING, "shutting down", NULL},
     {"not initialised", not_ready, MP_E_PY_NOT_READY, "not initialised", NULL},
+    {"chroot without /proc", no_proc, MP_E_NO_PROC, "no /proc in the root of process 42, /srv/jail", "mount --bind /proc /srv/jail/proc"},
+    {"descriptors", no_fds, MP_E_LIMIT, "60 of the 64 file descriptors that its RLIMIT_NOFILE", "prlimit --pid 42 --nofile=128:"},
+    {"descriptors, hard", no_fds_hard, MP_E_LIMIT, "RLIMIT_NOFILE", "as root: prlimit --pid 42 --nofile=128"},
+    {"threads", no_threads, MP_E_LIMIT, "RLIMIT_NPROC", "prlimit --pid 42 --nproc=76:"},
+    {"address space", no_memory, MP_E_LIMIT, "RLIMIT_AS", "prlimit --pid 42 --as=374341632:"},
 };
 enum { REFUSALS = sizeof(refusals) / sizeof(refusals[0]) };
 
@@ -140,6 +151,44 @@ START_TEST(test_refusal)
     if (refusals[_i].hints)
         ck_assert_msg(strstr(f.hint, refusals[_i].hints), "%s: %s", refusals[_i].what, f.hint);
     ck_assert_msg(!(d.in_kubernetes || d.in_container) || !strstr(f.hint, "sudo"), "sudo in a container: %s", f.hint);
+}
+END_TEST
+
+/* Just enough room is enough; of what is not known nothing is said. */
+START_TEST(test_room)
+{
+    struct decide_facts d = good();
+    struct mp_failure f = {0};
+
+    d.room.nofile = (struct room_limit){true, 64 - MP_NEED_FDS, {64, 64}};
+    d.room.nproc = (struct room_limit){false, 99, {10, 10}};
+    d.room.as = (struct room_limit){true, 0, {PROC_UNLIMITED, PROC_UNLIMITED}};
+    ck_assert_int_eq(decide(&d, DECIDE_LIBRARIES, &f), 0);
+    d.room.nofile.used++;
+    ck_assert_int_eq(decide(&d, DECIDE_LIBRARIES, &f), -(int)MP_E_LIMIT);
+    ck_assert_int_eq(decide(&d, DECIDE_PROCESS, NULL), 0);
+}
+END_TEST
+
+/* What only the kernel's refusal in the target told. */
+START_TEST(test_room_explain)
+{
+    static const struct {
+        int err;
+        const char *limit;
+    } known[] = {{EMFILE, "RLIMIT_NOFILE"}, {EAGAIN, "RLIMIT_NPROC"}, {ENOMEM, "RLIMIT_AS"}, {ENFILE, "fs.file-max"}};
+    struct mp_failure none = {0};
+
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+        struct mp_failure f = {0};
+
+        ck_assert_int_eq(room_explain("clone", 42, known[i].err, &f), -(int)MP_E_LIMIT);
+        ck_assert_msg(strstr(f.message, known[i].limit) && strstr(f.message, "clone"), "%s", f.message);
+        ck_assert_msg(strstr(f.hint, known[i].err == ENFILE ? "sysctl" : "prlimit --pid 42 --"), "%s", f.hint);
+    }
+    ck_assert_int_eq(room_explain("clone", 42, EPERM, &none), 0);
+    ck_assert_int_eq(room_explain("clone", 42, 0, &none), 0);
+    ck_assert_int_eq(none.code, 0);
 }
 END_TEST
 
@@ -257,6 +306,8 @@ int main(void)
     SRunner *r = srunner_create(s);
     int failed;
     tcase_add_loop_test(t, test_refusal, 0, REFUSALS);
+    tcase_add_test(t, test_room);
+    tcase_add_test(t, test_room_explain);
     tcase_add_loop_test(t, test_order, 0, 12);
     tcase_add_test(t, test_accepted);
     tcase_add_test(t, test_stages);

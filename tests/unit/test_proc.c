@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -179,6 +180,39 @@ START_TEST(test_self)
 }
 END_TEST
 
+START_TEST(test_limits)
+{
+    static const char text[] =
+        "Limit                     Soft Limit           Hard Limit           Units     \n"
+        "Max cpu time              unlimited            unlimited            seconds   \n"
+        "Max processes             7809                 unlimited            processes \n"
+        "Max open files            1024                 524288               files     \n"
+        "Max address space         unlimited            unlimited            bytes     \n";
+    struct proc_limits l = {0};
+    struct rlimit r;
+    uint64_t n = 0, all = 0;
+
+    ck_assert_int_eq(proc_limits_parse(&l, text, sizeof(text) - 1), 0);
+    ck_assert(l.nofile.soft == 1024 && l.nofile.hard == 524288);
+    ck_assert(l.nproc.soft == 7809 && l.nproc.hard == PROC_UNLIMITED && l.as.soft == PROC_UNLIMITED);
+    for (size_t len = 0; len < sizeof(text) - 60; len++) /* cut anywhere: refused or whole, never read beyond */
+        (void)!proc_limits_parse(&l, text, len);
+    ck_assert_int_eq(proc_limits_parse(&l, text, 300), -EINVAL);
+    ck_assert_int_eq(proc_limits_parse(&l, "Max open files x y", 18), -EINVAL);
+    ck_assert_int_eq(proc_limits_read(&l, getpid()), 0);
+    ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &r), 0);
+    ck_assert_uint_eq(l.nofile.soft, r.rlim_cur);
+    ck_assert_int_eq(proc_fd_count(getpid(), 3, &n), 0);
+    ck_assert_uint_le(n, 3);
+    ck_assert_int_eq(proc_vm_bytes(getpid(), &n), 0);
+    ck_assert_uint_gt(n, 1 << 20);
+    ck_assert_int_eq(proc_user_tasks(getuid(), &n), 0);
+    ck_assert_uint_gt(n, 0);
+    ck_assert_int_eq(proc_system_tasks(&all), 0);
+    ck_assert_uint_gt(all, 0);
+}
+END_TEST
+
 /* The same on each look; another one after exec. */
 START_TEST(test_image_id)
 {
@@ -311,6 +345,7 @@ int main(void)
     tcase_add_test(t, test_auxv);
     tcase_add_test(t, test_self);
     tcase_add_test(t, test_image_id);
+    tcase_add_test(t, test_limits);
     tcase_add_test(t, test_fds);
     tcase_add_test(t, test_zombie_leader);
     tcase_add_test(t, test_zombie);

@@ -76,4 +76,58 @@ class Descriptors(Quiet):
         return {"got": got, "alive": alive, "taken": len(self.taken)}
 
 
-STATES = {"descriptors": Descriptors}
+class Jailed(Quiet):
+    """In a root of its own without /proc, where it finds what it needs to import no more."""
+
+    def setup(self, control):
+        if os.geteuid() != 0:
+            return "only root can change its root"
+        self.root = tempfile.mkdtemp(prefix="mp-jail-")
+        os.chroot(self.root)
+        os.chdir("/")
+
+    def command(self, words, control):
+        if words[0] != "mkdir":
+            return False
+        os.mkdir("/proc")
+        control.tell(made=True)
+        return True
+
+
+class Limited(Quiet):
+    """`limit NAME ROOM`: leaves room for so much more; `unlimit NAME`."""
+
+    def setup(self, control):
+        import resource
+        self.limits = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC, "as": resource.RLIMIT_AS}
+        self.resource = resource
+        self.was = {name: resource.getrlimit(number) for name, number in self.limits.items()}
+
+    def with_room(self, name, room):
+        """The limit that leaves just so much."""
+        if name == "as":
+            with open("/proc/self/statm") as file:
+                return int(file.read().split()[0]) * work.PAGE + room
+        if name == "nproc":
+            return 1 + room  # as another user than root, of whom there is only this process
+        folder = os.open("/proc/self/fd", os.O_RDONLY)
+        used = {int(fd) for fd in os.listdir(folder)}
+        os.close(folder)
+        used = {fd for fd in used if os.path.exists("/proc/self/fd/%d" % fd)}  # not what listed them
+        return next(n for n in range(4096) if n - len([fd for fd in used if fd < n]) == room)
+
+    def command(self, words, control):
+        if words[0] == "limit":
+            limit = self.with_room(words[1], int(words[2]))
+            self.resource.setrlimit(self.limits[words[1]], (limit, self.was[words[1]][1]))
+        elif words[0] == "unlimit":
+            self.resource.setrlimit(self.limits[words[1]], self.was[words[1]])
+        elif words[0] == "become":
+            os.setresuid(*[int(words[1])] * 3)
+        else:
+            return False
+        control.tell(done=True)
+        return True
+
+
+STATES = {"descriptors": Descriptors, "jailed": Jailed, "limited": Limited}
