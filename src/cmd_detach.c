@@ -14,6 +14,8 @@
 
 #define CLEAN_WAIT_MS 2000u
 #define RETRY_STEP_MS 100
+#define SLOTS 4        /* struct mp_slots has so many that can change */
+#define SLOT_WORDS 96
 
 struct detach {
     struct talk talk;
@@ -26,7 +28,8 @@ struct detach {
     bool found;          /* something of ours was there */
     bool cured;          /* an agent with the GIL has been there to take it out */
     struct inject_agent agent;
-    struct inject_snapshot *before;
+    bool asked;          /* it lived and was asked to leave: its account is of this detach */
+    struct inject_snapshot *before; /* as it was before this detach */
     struct inject_diff diff;
 };
 
@@ -149,21 +152,54 @@ static int detach_do(struct detach *d, struct mp_failure *f)
     }
     d->found = true;
     d->cured = !d->agent.alive || d->agent.control.state >= MP_STATE_GONE;
-    if (!d->cured)
+    d->asked = !d->cured;
+    if (d->asked)
         n = residue_detach(&d->talk, d->pid, &d->agent, d->timeout_ns, f);
     else
         n = residue_cure(&d->talk, d->pid, d->timeout_ns, f);
     return n ? n : detach_retry(d, f);
 }
 
-static const char *slots_line(const struct detach *d)
+/* Of the interpreter's hook slots, those that differ from what the agent found before it
+ * hooked, each in words. Functions of threads are compared by how many threads have one.
+ * Their number; -1 when nothing is known. */
+static int slots_changed(const struct detach *d, char words[SLOTS][SLOT_WORDS])
 {
     const struct mp_slots *b = &d->agent.control.slots_before, *a = &d->agent.control.slots_after;
+    int n = 0;
 
-    if (a->hook == MP_HOOK_NONE)
-        return NULL;
-    return a->eval_frame == b->eval_frame && a->monitoring_tools == b->monitoring_tools ? "as before the injection"
-                                                                                       : "changed since the injection";
+    if (!d->asked || a->hook == MP_HOOK_NONE)
+        return -1;
+    if (a->eval_frame != b->eval_frame)
+        snprintf(words[n++], SLOT_WORDS, "eval frame %#" PRIx64 " now, %#" PRIx64 " then", a->eval_frame, b->eval_frame);
+    if (a->profile_threads != b->profile_threads)
+        snprintf(words[n++], SLOT_WORDS, "threads with a profile function: %u now, %u then", a->profile_threads, b->profile_threads);
+    if (a->trace_threads != b->trace_threads)
+        snprintf(words[n++], SLOT_WORDS, "threads with a trace function: %u now, %u then", a->trace_threads, b->trace_threads);
+    if (a->monitoring_tools != b->monitoring_tools)
+        snprintf(words[n++], SLOT_WORDS, "sys.monitoring tools: %#x now, %#x then", a->monitoring_tools, b->monitoring_tools);
+    return n;
+}
+
+/* In state GONE nothing of ours is reachable from the interpreter: what differs is not ours. */
+static const char *slots_line(const struct detach *d, int changed)
+{
+    if (changed == 0)
+        return "as found at the injection";
+    return d->agent.control.state == MP_STATE_GONE ? "changed since the injection, by the target" : "changed since the injection";
+}
+
+static void print_slots(const struct detach *d)
+{
+    char words[SLOTS][SLOT_WORDS];
+    int n = slots_changed(d, words);
+
+    if (n < 0)
+        return;
+    printf("%-22s %s%s", "interpreter's hooks", slots_line(d, n), n ? ": " : " (eval frame, profile, trace, sys.monitoring)");
+    for (int i = 0; i < n; i++)
+        printf("%s%s", i ? "; " : "", words[i]);
+    putchar('\n');
 }
 
 /* Each cause has a sentence of its own: thunks, two mappings each; what a fork brought. */
@@ -180,18 +216,16 @@ static void print_residue(const struct detach *d)
 
 static void print_text(const struct detach *d)
 {
-    const char *slots = slots_line(d);
-
     if (!d->found) {
         printf("process %d: nothing of mempulse is there\n", (int)d->pid);
         return;
     }
-    printf("%-22s %8s %8s %8s\n", "", "before", "after", "ours");
+    /* Not the time before the injection, of which only the agent's account tells. */
+    printf("%-22s %8s %8s %8s\n", "this detach:", "before", "after", "ours");
     for (int k = 0; k < INJECT_KINDS; k++)
         printf("%-22s %8zu %8zu %8zu\n", kind_names[k], d->diff.kind[k].before, d->diff.kind[k].after,
                d->diff.kind[k].ours);
-    if (slots)
-        printf("%-22s %s (eval frame, profile, trace, sys.monitoring)\n", "interpreter's hooks", slots);
+    print_slots(d);
     if (d->diff.detail[0] && (d->talk.log || !d->diff.clean))
         printf("%s\n", d->diff.detail);
     if (d->diff.clean)
@@ -204,7 +238,8 @@ static void print_text(const struct detach *d)
 static int print_json(const struct detach *d)
 {
     struct json_object *o = json_object_new_object();
-    const char *slots = slots_line(d);
+    char words[SLOTS][SLOT_WORDS];
+    int changed = slots_changed(d, words);
 
     json_object_object_add(o, "type", json_object_new_string("detach"));
     json_object_object_add(o, "v", json_object_new_int(1));
@@ -219,8 +254,14 @@ static int print_json(const struct detach *d)
         json_object_object_add(row, "ours", json_object_new_int64((int64_t)d->diff.kind[k].ours));
         json_object_object_add(o, kind_keys[k], row);
     }
-    if (slots)
-        json_object_object_add(o, "interpreter_slots", json_object_new_string(slots));
+    if (changed >= 0) {
+        struct json_object *list = json_object_new_array();
+
+        for (int i = 0; i < changed; i++)
+            json_object_array_add(list, json_object_new_string(words[i]));
+        json_object_object_add(o, "interpreter_slots", json_object_new_string(slots_line(d, changed)));
+        json_object_object_add(o, "interpreter_slots_changed", list);
+    }
     if (d->found && d->diff.detail[0])
         json_object_object_add(o, "detail", json_object_new_string(d->diff.detail));
     printf("%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));

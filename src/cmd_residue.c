@@ -34,8 +34,8 @@ void residue_describe(const struct session *s, const struct inject_diff *d, char
     if (!s->have_bye && used < len)
         used += (size_t)snprintf(buf + used, len - used,
                                  "the agent has not left yet: it waits for the interpreter lock (GIL)");
-    if (used < len && d->detail[0])
-        snprintf(buf + used, len - used, "%s%s", used ? "\n" : "", d->detail);
+    if (used < len && d->detail_left && d->detail[0]) /* what else differs is the target's own work */
+        snprintf(buf + used, len - used, "%s%.*s", used ? "\n" : "", (int)d->detail_left, d->detail);
 }
 
 static void pause_step(void)

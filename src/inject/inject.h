@@ -101,7 +101,8 @@ struct inject_diff {
     bool clean;               /* nothing of ours is left */
     size_t thunks;            /* of what is ours still there: thunks, two mappings each */
     size_t libc_arenas;       /* malloc arenas that the target's libc made since `before`, and keeps for its next threads */
-    char detail[1024];        /* what is left, or what differs, one item a line, escaped */
+    char detail[1024];        /* what is left, then what differs, one item a line, escaped */
+    size_t detail_left;       /* so many bytes of it are what is left, of ours */
 };
 /* Compares now with before; `before` may be NULL (only what is ours is then looked for). */
 int inject_verify(pid_t pid, const struct inject_snapshot *before, struct inject_diff *ret,

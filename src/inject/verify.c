@@ -401,6 +401,7 @@ static void compare(struct inject_diff *ret, const struct inject_snapshot *b, co
     for (i = 0; i < INJECT_KINDS; i++)
         diff.clean &= diff.kind[i].ours == 0;
     strcpy(diff.detail, r.ours);
+    diff.detail_left = strlen(r.ours);
     if (r.others[0]) { /* cut at a line when both do not fit */
         char *line, *next = r.others;
         while ((line = strsep(&next, "\n")))

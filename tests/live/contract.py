@@ -116,10 +116,45 @@ def limited_threads(context):
         harness.run(context.binary, "inject", "-p", target.pid, "-d", "200ms", "-o", os.devnull).expect(0)
 
 
+# --- the account of a detach --------------------------------------------------------------
+
+def hooks_told(context):
+    """detach tells of each hook slot whether it is as the agent found it; where not, which."""
+    with harness.Target(context.python, "tampering") as target:
+        for command, word in ((None, None), ("profile", "profile function: 1 now, 0 then"), ("trace", "trace function: 1 now, 0 then")):
+            with sessions.inject(context, target, "-o", os.devnull) as launcher:
+                launcher.wait_attached()
+                if command:
+                    target.ask("tamper " + command)
+                result = harness.run(context.binary, "detach", "-p", target.pid).expect(0)
+                launcher.result().expect(0)
+            check("this detach:" in result.out, "%s", result)
+            if command:
+                check("changed since the injection, by the target: threads with a " + word in result.out, "%s", result)
+            else:
+                check("as found at the injection (eval frame, profile, trace" in result.out, "%s", result)
+            target.ask("untamper")
+        target.check_untouched()
+
+
+def hooks_told_json(context):
+    with harness.Target(context.python, "tampering") as target:
+        with sessions.inject(context, target, "-o", os.devnull) as launcher:
+            launcher.wait_attached()
+            target.ask("tamper profile")
+            result = harness.run(context.binary, "detach", "-p", target.pid, "--json").expect(0)
+            launcher.result().expect(0)
+        row = harness.parse_row(result.out)
+        check(row["interpreter_slots_changed"] == ["threads with a profile function: 1 now, 0 then"], "%s", row)
+        target.ask("untamper")
+
+
 TESTS = (
+    ("hooks of the target's own are told", hooks_told),
+    ("hooks of the target's own are told, JSON", hooks_told_json),
     ("chroot without /proc", jailed),
     ("limit on descriptors", lambda context: limited(context, "nofile", "RLIMIT_NOFILE", 5, 6)),
-    ("limit on address space", lambda context: limited(context, "as", "RLIMIT_AS", 1 << 20, 3 << 20)),
+    ("limit on address space", lambda context: limited(context, "as", "RLIMIT_AS", 3 << 20, 5 << 20)),
     ("limit on threads", limited_threads),
     ("standard descriptors closed", standard_closed),
     ("descriptors closed", lambda context: descriptors(context, "close")),

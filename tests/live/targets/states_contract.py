@@ -130,4 +130,19 @@ class Limited(Quiet):
         return True
 
 
-STATES = {"descriptors": Descriptors, "jailed": Jailed, "limited": Limited}
+class Tampering(Quiet):
+    """`tamper profile|trace`, then `untamper`: hooks of its own, set while it is injected."""
+
+    def command(self, words, control):
+        if words[0] == "tamper":
+            {"profile": sys.setprofile, "trace": sys.settrace}[words[1]](lambda *_: None)
+        elif words[0] == "untamper":
+            sys.setprofile(None)
+            sys.settrace(None)
+        else:
+            return False
+        control.tell(done=True)
+        return True
+
+
+STATES = {"tampering": Tampering, "descriptors": Descriptors, "jailed": Jailed, "limited": Limited}
