@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 
+import channel
 import cli
 import harness
 import procfs
@@ -38,6 +39,22 @@ def descriptors(context, how):
         check(end["reason"] == "descriptors_closed" and end["clean"], "the end is %s", end)
         harness.run(context.binary, "inject", "-p", target.pid, "-d", "100ms", "-o", os.devnull).expect(0)
         target.check_untouched(result)
+
+
+def left_is_ours(context):
+    """What stays is listed; what the target itself opened meanwhile is not."""
+    path = context.file("left.ndjson")
+    with harness.Target(context.python, "descriptors") as target:
+        with sessions.inject(context, target, "-d", "600ms", "--json", "-o", path) as launcher:
+            launcher.wait_attached()
+            check(target.ask("stand")["standing"], "it does not stand")
+            launcher.result().expect(0 if context.interpreter.monitoring else 10)
+        left = harness.stream_of(path).end["left"]
+        check(bool(left) != context.interpreter.monitoring, "left: %s", left)
+        check(not any("descriptor" in line for line in left), "left: %s", left)
+        check(target.ask("return")["returned"], "it does not return")
+        harness.run(context.binary, "detach", "-p", target.pid, "--wait", "10s").expect(0)
+        target.check_untouched()
 
 
 # --- our own standard descriptors ------------------------------------------------------
@@ -160,6 +177,9 @@ TESTS = (
     ("descriptors closed", lambda context: descriptors(context, "close")),
     ("descriptors replaced", lambda context: descriptors(context, "replace")),
     ("descriptors replaced by sockets", lambda context: descriptors(context, "socket")),
+    ("descriptors closed, pipes", lambda context: descriptors(channel.Context(context), "close")),
+    ("descriptors replaced, pipes", lambda context: descriptors(channel.Context(context), "replace")),
+    ("left is what is ours", left_is_ours),
 )
 SHORT = ("descriptors replaced",)
 

@@ -19,7 +19,7 @@ class Quiet(work.State):
 
 
 class Descriptors(Quiet):
-    """`clash close`: closes all descriptors that are not its own. `clash replace`: puts
+    """`stand`: opens a file, in a call that ends with `return`. `clash close`: closes all descriptors that are not its own. `clash replace`: puts
     files of its own in their places. `clash socket`: sockets. `look`: what became of them."""
 
     def setup(self, control):
@@ -31,6 +31,11 @@ class Descriptors(Quiet):
             control.tell(clashed=self.clash(words[1]))
         elif words[0] == "look":
             control.tell(**self.look())
+        elif words[0] == "stand":
+            with tempfile.TemporaryFile():
+                control.tell(standing=True)
+                control.command()
+            control.tell(returned=True)
         else:
             return False
         return True
