@@ -308,6 +308,8 @@ bool lines_busy_news(void); /* since the last time: a thread was skipped for ano
 void wire_init(int in_fd, int out_fd); /* one socket, or two pipes */
 bool wire_closed(void); /* the launcher's end is gone */
 int wire_frame(unsigned type, unsigned count, const void *a, size_t alen, const void *b, size_t blen);
+uint64_t wire_sent(void); /* bytes, since wire_init */
+/* Sends until all is, or nothing was taken for wait_ms (or all in all for too long). */
 int wire_flush(unsigned wait_ms); /* 1: all sent; 0: some remain; negative: the other end is gone */
 bool wire_room(size_t len);
 int wire_wait(unsigned timeout_ms); /* polls the socket and the wake pipe */

@@ -15,6 +15,7 @@
 #define STATS_NS 1000000000ull
 #define NAMES_NS 1000000000ull
 #define INFLIGHT_WAIT_MS 600
+#define DRAIN_MAX_NS 4000000000ull
 #define SEND_WAIT_MS 700  /* for a launcher that reads slowly */
 
 static uint32_t bye_reason;
@@ -387,10 +388,16 @@ static uint32_t loop(void)
 /* What rings still hold, within a bounded time. */
 static void drain_rest(void)
 {
-    uint64_t end = clock_ns(CLOCK_MONOTONIC) + SEND_WAIT_MS * 1000000ull;
+    uint64_t start = clock_ns(CLOCK_MONOTONIC), end = start + SEND_WAIT_MS * 1000000ull, sent;
 
-    while (!drain() && !wire_closed() && clock_ns(CLOCK_MONOTONIC) < end)
+    while (!drain() && !wire_closed() && clock_ns(CLOCK_MONOTONIC) < end) {
+        sent = wire_sent();
         wire_flush(20);
+        mp_control_block.heartbeat_ns = clock_ns(CLOCK_MONOTONIC);
+        if (wire_sent() != sent) /* a launcher that reads gets all, if it does not take for ever */
+            end = mp_control_block.heartbeat_ns + SEND_WAIT_MS * 1000000ull;
+        end = end < start + DRAIN_MAX_NS ? end : start + DRAIN_MAX_NS;
+    }
     drain_give_up();
     update_control();
     send_stats();

@@ -7,6 +7,7 @@
 #define OUT_SIZE (256u << 10)
 #define IN_SIZE (16u << 10)
 #define RECORDS_MAX 1024u /* of one frame */
+#define FLUSH_MAX_NS 4000000000ull /* for a launcher that reads, if slowly */
 #define RESERVE 2048u     /* room that records and codes leave for LOST, STATS and BYE */
 
 _Static_assert(sizeof(struct mp_frame) + sizeof(struct mp_options) <= IN_SIZE, "GO fits");
@@ -16,6 +17,7 @@ static int rx = -1, tx = -1; /* the same when it is a socket */
 static bool gone;
 static char *out;
 static size_t out_from, out_to; /* [from, to) of `out` is not sent yet */
+static uint64_t sent; /* bytes */
 static char in[IN_SIZE];
 static size_t in_len, in_used;
 static struct code *code_cursor; /* last code that was sent */
@@ -28,7 +30,7 @@ void wire_init(int in_fd, int out_fd)
     gone = false;
     out_from = out_to = in_len = in_used = 0;
     code_cursor = NULL;
-    lost_threads_sent = lost_depth_sent = 0;
+    lost_threads_sent = lost_depth_sent = sent = 0;
     out = mem_map(OUT_SIZE - MEM_HEADER, true);
 }
 
@@ -67,6 +69,7 @@ static void send_some(void)
             gone = true;
         else
             out_from += (size_t)n;
+        sent += n > 0 ? (uint64_t)n : 0;
     }
     if (out_from == out_to)
         out_from = out_to = 0;
@@ -100,14 +103,24 @@ int wire_frame(unsigned type, unsigned count, const void *a, size_t alen, const 
     return 1;
 }
 
+uint64_t wire_sent(void)
+{
+    return sent;
+}
+
 int wire_flush(unsigned wait_ms)
 {
-    uint64_t end = clock_ns(CLOCK_MONOTONIC) + wait_ms * 1000000ull;
+    uint64_t start = clock_ns(CLOCK_MONOTONIC), end = start + wait_ms * 1000000ull, before = sent;
 
     for (;;) {
         struct sys_pollfd p = { tx, POLLOUT, 0 };
 
         send_some();
+        if (sent != before) { /* it takes what it gets, if slowly */
+            before = sent;
+            end = clock_ns(CLOCK_MONOTONIC) + wait_ms * 1000000ull;
+            end = end < start + FLUSH_MAX_NS ? end : start + FLUSH_MAX_NS;
+        }
         if (gone)
             return -1;
         if (out_from == out_to)
@@ -301,13 +314,14 @@ void drain_give_up(void)
 
 bool drain(void)
 {
+    static uint32_t first; /* where the last round broke off: each thread has its turn */
     uint32_t n = load_acquire(&g.nthread);
     bool all = true;
 
-    for (uint32_t i = 0; i < n; i++)
-        if (!drain_thread(g.thread[i])) {
+    for (uint32_t i = 0; all && i < n; i++)
+        if (!drain_thread(g.thread[(first + i) % n])) {
+            first = (first + i) % n;
             all = false;
-            break;
         }
     all = all && send_lost(g.lost_threads, &lost_threads_sent, 0, MP_LOST_THREADS) &&
           send_lost(g.lost_depth, &lost_depth_sent, 0, MP_LOST_DEPTH);
