@@ -110,7 +110,7 @@ def impostor(context):
         with sessions.inject(context, target, "--json", "-o", path) as launcher:
             launcher.wait_attached()
             found = pipes_of(target.pid)
-            check(len(found) == 2, "two pipes of ours were expected: %s", procfs.links(target.pid))
+            check(len(found) == 3, "two pipes of ours and the one that wakes the agent were expected: %s", procfs.links(target.pid))
             for fd in found:
                 for flags in (os.O_RDONLY | os.O_NONBLOCK, os.O_WRONLY | os.O_NONBLOCK, os.O_RDWR):
                     check(not opens("/proc/%d/fd/%d" % (target.pid, fd), flags), "nobody opened fd %d, flags %o", fd, flags)
