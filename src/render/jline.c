@@ -1,4 +1,4 @@
-/* JSON objects, one a line (see jline.h). */
+/* JSON objects, one a line (see jline.h; the grammar is RFC 8259). */
 #include "render/jline.h"
 
 #include <errno.h>
@@ -10,63 +10,143 @@
 
 #include "base/utf8.h"
 
-void jline_begin(struct jline *j, const char *type)
+#define DIGITS 24 /* of any 64-bit number, sign and NUL included */
+
+static bool jline_room(struct jline *j, size_t more)
 {
-    j->obj = json_object_new_object();
-    j->oom = !j->obj;
-    jline_text(j, "type", type);
+    size_t room = j->room;
+    char *grown;
+
+    if (j->oom)
+        return false;
+    if (room - j->len >= more)
+        return true;
+    while (room - j->len < more)
+        room *= 2;
+    grown = malloc(room);
+    j->oom = !grown;
+    if (!grown)
+        return false;
+    memcpy(grown, j->buf, j->len);
+    if (j->buf != j->first)
+        free(j->buf);
+    j->buf = grown;
+    j->room = room;
+    return true;
 }
 
-void jline_add(struct jline *j, const char *key, struct json_object *value)
+static void jline_put(struct jline *j, const char *s, size_t n)
 {
-    unsigned flags = JSON_C_OBJECT_ADD_KEY_IS_NEW | JSON_C_OBJECT_KEY_IS_CONSTANT;
-
-    if (!j->oom && value && json_object_object_add_ex(j->obj, key, value, flags) == 0)
+    if (!jline_room(j, n))
         return;
-    json_object_put(value);
-    j->oom = true;
+    memcpy(j->buf + j->len, s, n);
+    j->len += n;
+}
+
+/* A string with its quotes. Control characters, quotes and backslashes are escaped. */
+static void jline_string(struct jline *j, const char *s)
+{
+    size_t n = strlen(s);
+    char *to;
+
+    if (!jline_room(j, 6 * n + 2))
+        return;
+    to = j->buf + j->len;
+    *to++ = '"';
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)s[i];
+
+        if (c < 0x20) {
+            to += sprintf(to, "\\u%04x", c);
+            continue;
+        }
+        if (c == '"' || c == '\\')
+            *to++ = '\\';
+        *to++ = (char)c;
+    }
+    *to++ = '"';
+    j->len = (size_t)(to - j->buf);
+}
+
+static void jline_comma(struct jline *j)
+{
+    if (j->len && j->buf[j->len - 1] != '{' && j->buf[j->len - 1] != '[')
+        jline_put(j, ",", 1);
+}
+
+static void jline_key(struct jline *j, const char *key)
+{
+    jline_comma(j);
+    jline_put(j, "\"", 1);
+    jline_put(j, key, strlen(key));
+    jline_put(j, "\":", 2);
+}
+
+void jline_begin(struct jline *j, const char *type)
+{
+    j->buf = j->first;
+    j->len = 0;
+    j->room = sizeof(j->first);
+    j->oom = false;
+    jline_put(j, "{", 1);
+    jline_text(j, "type", type);
 }
 
 void jline_text(struct jline *j, const char *key, const char *s)
 {
-    jline_add(j, key, json_object_new_string(s));
+    jline_key(j, key);
+    jline_string(j, s);
 }
 
 void jline_foreign(struct jline *j, const char *key, const char *s)
 {
     char *clean = s ? utf8_sanitise(s, strlen(s)) : strdup("");
 
-    jline_add(j, key, clean ? json_object_new_string(clean) : NULL);
+    j->oom |= !clean;
+    if (clean)
+        jline_text(j, key, clean);
     free(clean);
+}
+
+/* Decimal digits of v, ending before end. Returns where they begin. */
+static char *digits(uint64_t v, char *end)
+{
+    do
+        *--end = (char)('0' + v % 10);
+    while (v /= 10);
+    return end;
+}
+
+static void jline_number(struct jline *j, const char *key, uint64_t magnitude, bool minus)
+{
+    char buf[DIGITS + 2], *end = buf + sizeof(buf), *at;
+    bool exact = magnitude <= (uint64_t)JLINE_EXACT_MAX;
+
+    if (!exact)
+        *--end = '"';
+    at = digits(magnitude, end);
+    if (minus)
+        *--at = '-';
+    if (!exact)
+        *--at = '"';
+    jline_key(j, key);
+    jline_put(j, at, (size_t)(buf + sizeof(buf) - at));
 }
 
 void jline_int(struct jline *j, const char *key, int64_t v)
 {
-    char buf[32];
-
-    if (v <= JLINE_EXACT_MAX && v >= -JLINE_EXACT_MAX) {
-        jline_add(j, key, json_object_new_int64(v));
-        return;
-    }
-    snprintf(buf, sizeof(buf), "%" PRId64, v);
-    jline_text(j, key, buf);
+    jline_number(j, key, v < 0 ? 0 - (uint64_t)v : (uint64_t)v, v < 0);
 }
 
 void jline_uint(struct jline *j, const char *key, uint64_t v)
 {
-    char buf[32];
-
-    if (v <= (uint64_t)JLINE_EXACT_MAX) {
-        jline_int(j, key, (int64_t)v);
-        return;
-    }
-    snprintf(buf, sizeof(buf), "%" PRIu64, v);
-    jline_text(j, key, buf);
+    jline_number(j, key, v, false);
 }
 
 void jline_bool(struct jline *j, const char *key, bool v)
 {
-    jline_add(j, key, json_object_new_boolean(v));
+    jline_key(j, key);
+    jline_put(j, v ? "true" : "false", v ? 4 : 5);
 }
 
 void jline_true(struct jline *j, const char *key, bool v)
@@ -78,11 +158,13 @@ void jline_true(struct jline *j, const char *key, bool v)
 void jline_decimal(struct jline *j, const char *key, double v)
 {
     char buf[64];
+    int n;
 
     if (!isfinite(v))
         return; /* JSON has no such number: absent is the truth */
-    snprintf(buf, sizeof(buf), "%.3f", v > 1e15 ? 1e15 : v < -1e15 ? -1e15 : v);
-    jline_add(j, key, json_object_new_double_s(v, buf));
+    n = snprintf(buf, sizeof(buf), "%.3f", v > 1e15 ? 1e15 : v < -1e15 ? -1e15 : v);
+    jline_key(j, key);
+    jline_put(j, buf, (size_t)n);
 }
 
 void jline_address(struct jline *j, const char *key, uint64_t v)
@@ -93,18 +175,38 @@ void jline_address(struct jline *j, const char *key, uint64_t v)
     jline_text(j, key, buf);
 }
 
+void jline_object(struct jline *j, const char *key)
+{
+    jline_key(j, key);
+    jline_put(j, "{", 1);
+}
+
+void jline_array(struct jline *j, const char *key)
+{
+    jline_key(j, key);
+    jline_put(j, "[", 1);
+}
+
+void jline_item(struct jline *j, const char *s)
+{
+    jline_comma(j);
+    jline_string(j, s);
+}
+
+void jline_close(struct jline *j, char bracket)
+{
+    jline_put(j, &bracket, 1);
+}
+
 int jline_write(struct jline *j, struct io *io)
 {
-    const char *s = j->oom ? NULL
-                           : json_object_to_json_string_ext(j->obj, JSON_C_TO_STRING_PLAIN |
-                                                                        JSON_C_TO_STRING_NOSLASHESCAPE);
     int err = -ENOMEM;
 
-    if (s) {
-        io_puts(io, s);
-        err = io_puts(io, "\n");
-    }
-    json_object_put(j->obj);
-    j->obj = NULL;
+    jline_put(j, "}\n", 3);
+    if (!j->oom)
+        err = io_puts(io, j->buf);
+    if (j->buf != j->first)
+        free(j->buf);
+    j->buf = NULL;
     return err;
 }

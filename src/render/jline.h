@@ -1,34 +1,44 @@
-/* JSON objects, one a line, on json-c. Adding never fails visibly: an object
- * that memory ran out for is noticed when it is written. */
+/* JSON objects, one a line, written straight into a buffer: a record a microsecond
+ * leaves no time for a tree of objects. Adding never fails visibly: an object that
+ * memory ran out for is noticed when it is written. */
 #ifndef MP_JLINE_H
 #define MP_JLINE_H
 
-#include <json-c/json.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/err.h"
 #include "base/io.h"
 
 #define JLINE_EXACT_MAX (1ll << 53) /* larger magnitudes are strings: most readers keep doubles */
+#define JLINE_FIRST 2048            /* bytes that need no allocation */
 
 struct jline {
-    struct json_object *obj; /* owned; NULL after jline_write */
+    char *buf;    /* `first`, or allocated */
+    size_t len, room;
     bool oom;
+    char first[JLINE_FIRST];
 };
 
-/* Begins an object whose "type" is type. */
+/* Begins an object whose "type" is type. Must end with jline_write. */
 void jline_begin(struct jline *j, const char *type);
-/* key is not copied: a string constant. Each key once. */
-void jline_add(struct jline *j, const char *key, struct json_object *value); /* takes value; NULL: out of memory */
+/* Keys are string constants with nothing to escape; each once. */
 void jline_text(struct jline *j, const char *key, const char *s);    /* s is sanitised UTF-8 */
 void jline_foreign(struct jline *j, const char *key, const char *s); /* sanitises s; NULL: "" */
 void jline_int(struct jline *j, const char *key, int64_t v);
 void jline_uint(struct jline *j, const char *key, uint64_t v);
 void jline_bool(struct jline *j, const char *key, bool v);
 void jline_true(struct jline *j, const char *key, bool v); /* absent when false */
-void jline_decimal(struct jline *j, const char *key, double v); /* three decimals */
+void jline_decimal(struct jline *j, const char *key, double v); /* three decimals; absent unless finite */
 void jline_address(struct jline *j, const char *key, uint64_t v); /* "0x7f…" */
+
+/* What is added up to jline_close goes into the object or array `key`; in an array only
+ * jline_item. */
+void jline_object(struct jline *j, const char *key);
+void jline_array(struct jline *j, const char *key);
+void jline_item(struct jline *j, const char *s); /* s is sanitised UTF-8 */
+void jline_close(struct jline *j, char bracket); /* '}' or ']' */
 
 /* Writes the object as one line and frees it. 0, -ENOMEM or io's error. */
 int jline_write(struct jline *j, struct io *io) MP_MUST_CHECK;

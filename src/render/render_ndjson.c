@@ -62,71 +62,62 @@ static void add_time(struct render *r, struct jline *j, uint64_t mono_ns)
 
 static void add_patterns(struct jline *j, const char *key, const struct mp_patterns *p)
 {
-    struct json_object *array = p->count ? json_object_new_array() : NULL;
     char buf[MP_PATTERN_MAX * 3];
 
     if (!p->count)
         return;
-    for (uint32_t i = 0; array && i < p->count && i < MP_PATTERNS_MAX; i++) {
-        const char *glob = utf8_sanitise_into(buf, sizeof(buf), p->glob[i], strnlen(p->glob[i], MP_PATTERN_MAX));
-
-        json_object_array_add(array, json_object_new_string(glob));
-    }
-    jline_add(j, key, array);
+    jline_array(j, key);
+    for (uint32_t i = 0; i < p->count && i < MP_PATTERNS_MAX; i++)
+        jline_item(j, utf8_sanitise_into(buf, sizeof(buf), p->glob[i], strnlen(p->glob[i], MP_PATTERN_MAX)));
+    jline_close(j, ']');
 }
 
 static void add_options(struct jline *j, const struct mp_options *o)
 {
-    struct jline sub = {.obj = json_object_new_object()};
-
-    sub.oom = !sub.obj;
-    jline_uint(&sub, "depth", o->depth);
-    jline_bool(&sub, "lines", o->flags & MP_OPT_LINES);
-    jline_bool(&sub, "rollup", !(o->flags & MP_OPT_NO_ROLLUP));
-    jline_uint(&sub, "rollup_budget_ppm", o->rollup_budget_ppm);
-    jline_uint(&sub, "max_overhead_ppm", o->max_overhead_ppm);
-    jline_uint(&sub, "min_bytes", o->min_bytes);
-    jline_uint(&sub, "min_time_ns", o->min_time_ns);
+    jline_object(j, "options");
+    jline_uint(j, "depth", o->depth);
+    jline_bool(j, "lines", o->flags & MP_OPT_LINES);
+    jline_bool(j, "rollup", !(o->flags & MP_OPT_NO_ROLLUP));
+    jline_uint(j, "rollup_budget_ppm", o->rollup_budget_ppm);
+    jline_uint(j, "max_overhead_ppm", o->max_overhead_ppm);
+    jline_uint(j, "min_bytes", o->min_bytes);
+    jline_uint(j, "min_time_ns", o->min_time_ns);
     if (o->thread)
-        jline_int(&sub, "thread", o->thread);
-    add_patterns(&sub, "root", &o->root);
-    add_patterns(&sub, "function", &o->function);
-    add_patterns(&sub, "module", &o->module);
-    add_patterns(&sub, "exclude", &o->exclude);
-    jline_add(j, "options", sub.obj);
+        jline_int(j, "thread", o->thread);
+    add_patterns(j, "root", &o->root);
+    add_patterns(j, "function", &o->function);
+    add_patterns(j, "module", &o->module);
+    add_patterns(j, "exclude", &o->exclude);
+    jline_close(j, '}');
 }
 
 static void add_selftest(struct jline *j, const struct mp_selftest *t)
 {
-    struct jline sub = {.obj = json_object_new_object()};
-
-    sub.oom = !sub.obj;
-    jline_uint(&sub, "pages_touched", t->pages_touched);
-    jline_int(&sub, "statm_error_pages", t->statm_error);
-    jline_int(&sub, "minflt_error_pages", t->minflt_error);
-    jline_bool(&sub, "statm", t->flags & MP_SELF_STATM);
-    jline_bool(&sub, "rollup", t->flags & MP_SELF_ROLLUP);
-    jline_bool(&sub, "thp", t->flags & MP_SELF_THP);
-    jline_uint(&sub, "statm_ns", t->statm_ns);
-    jline_uint(&sub, "rusage_ns", t->rusage_ns);
-    jline_uint(&sub, "clock_ns", t->clock_ns);
+    jline_object(j, "selftest");
+    jline_uint(j, "pages_touched", t->pages_touched);
+    jline_int(j, "statm_error_pages", t->statm_error);
+    jline_int(j, "minflt_error_pages", t->minflt_error);
+    jline_bool(j, "statm", t->flags & MP_SELF_STATM);
+    jline_bool(j, "rollup", t->flags & MP_SELF_ROLLUP);
+    jline_bool(j, "thp", t->flags & MP_SELF_THP);
+    jline_uint(j, "statm_ns", t->statm_ns);
+    jline_uint(j, "rusage_ns", t->rusage_ns);
+    jline_uint(j, "clock_ns", t->clock_ns);
     if (t->rollup_ns)
-        jline_uint(&sub, "rollup_ns", t->rollup_ns);
-    jline_add(j, "selftest", sub.obj);
+        jline_uint(j, "rollup_ns", t->rollup_ns);
+    jline_close(j, '}');
 }
 
 static void add_slots(struct jline *j, const struct mp_slots *s)
 {
-    struct jline sub = {.obj = json_object_new_object()};
-
-    sub.oom = !sub.obj;
-    jline_text(&sub, "hook", NAME_OF(hook_names, s->hook));
-    jline_address(&sub, "eval_frame", s->eval_frame);
-    jline_address(&sub, "eval_default", s->eval_default);
-    jline_uint(&sub, "profile_threads", s->profile_threads);
-    jline_uint(&sub, "trace_threads", s->trace_threads);
-    jline_uint(&sub, "monitoring_tools", s->monitoring_tools);
-    jline_add(j, "slots", sub.obj);
+    jline_object(j, "slots");
+    jline_text(j, "hook", NAME_OF(hook_names, s->hook));
+    jline_address(j, "eval_frame", s->eval_frame);
+    jline_address(j, "eval_default", s->eval_default);
+    jline_uint(j, "profile_threads", s->profile_threads);
+    jline_uint(j, "trace_threads", s->trace_threads);
+    jline_uint(j, "monitoring_tools", s->monitoring_tools);
+    jline_close(j, '}');
 }
 
 static void add_python(struct jline *j, const struct render_meta *meta)
@@ -313,7 +304,8 @@ static int put_note(struct render *r, const struct stream_event *ev)
 
     jline_begin(&j, "note");
     jline_text(&j, "code", NAME_OF(note_names, ev->note.head.code));
-    jline_add(&j, "text", text ? json_object_new_string(text) : NULL);
+    j.oom |= !text;
+    jline_text(&j, "text", text ? text : "");
     free(text);
     return jline_write(&j, &r->io);
 }
@@ -372,30 +364,29 @@ static int put_rank(struct render *r, const struct model_code *c, long rank)
 
 static void add_residue(struct jline *j, const struct render_end *end)
 {
-    struct json_object *array = json_object_new_array();
-
-    for (size_t i = 0; array && i < sizeof(residue_names) / sizeof(residue_names[0]); i++)
+    jline_array(j, "residue");
+    for (size_t i = 0; i < sizeof(residue_names) / sizeof(residue_names[0]); i++)
         if (end->residue & residue_names[i].bit)
-            json_object_array_add(array, json_object_new_string(residue_names[i].name));
-    jline_add(j, "residue", array);
+            jline_item(j, residue_names[i].name);
+    jline_close(j, ']');
 }
 
 /* What is left, in words: residue_text's lines. */
 static void add_left(struct jline *j, const char *text)
 {
-    struct json_object *array = json_object_new_array();
     size_t n;
 
-    for (; array && text && *text; text += n + (text[n] == '\n')) {
+    jline_array(j, "left");
+    for (; text && *text; text += n + (text[n] == '\n')) {
         char *clean;
 
         n = strcspn(text, "\n");
         clean = n ? utf8_sanitise(text, n) : NULL;
         if (clean)
-            json_object_array_add(array, json_object_new_string(clean));
+            jline_item(j, clean);
         free(clean);
     }
-    jline_add(j, "left", array);
+    jline_close(j, ']');
 }
 
 static void add_totals(struct jline *j, const struct model_totals *t)
@@ -420,18 +411,17 @@ static void add_totals(struct jline *j, const struct model_totals *t)
 /* What --max-overhead took: how long it was in which stage, how far it went. */
 static void add_governor(struct jline *j, const struct render_end *end)
 {
-    struct jline sub = {.obj = json_object_new_object()}, stages = {.obj = json_object_new_object()};
     const struct mp_account *a = &end->account;
 
-    sub.oom = !sub.obj;
-    stages.oom = !stages.obj;
-    jline_text(&sub, "deepest_stage", render_stage_name(a->deepest));
-    jline_uint(&sub, "least_depth", a->least_depth);
-    jline_uint(&sub, "most_weight", 1ull << (a->most_sample_log2 & 63));
+    jline_object(j, "governor");
+    jline_text(j, "deepest_stage", render_stage_name(a->deepest));
+    jline_uint(j, "least_depth", a->least_depth);
+    jline_uint(j, "most_weight", 1ull << (a->most_sample_log2 & 63));
+    jline_object(j, "stage_ns");
     for (uint32_t i = 0; i < MP_STAGES; i++)
-        jline_uint(&stages, render_stage_name(i), a->stage_ns[i]);
-    jline_add(&sub, "stage_ns", stages.obj);
-    jline_add(j, "governor", sub.obj);
+        jline_uint(j, render_stage_name(i), a->stage_ns[i]);
+    jline_close(j, '}');
+    jline_close(j, '}');
 }
 
 static int put_end(struct render *r, const struct model *m, const struct render_end *end)
