@@ -211,7 +211,7 @@ static int live_renderer(struct live *l, struct mp_failure *f)
 {
     struct render_options ro = {
         .out = l->out.file,
-        .color = l->o->color,
+        .color = l->path ? l->o->color_file : l->o->color,
         .lines = l->o->agent.flags & MP_OPT_LINES,
         .width = terminal_width(l->out.fd),
     };
@@ -418,9 +418,9 @@ static void live_report(struct live *l)
     if (l->render)
         err = render_finish(l->render, l->model, &l->end);
     if (!err && l->o->report_mempulse)
-        err = render_mempulse(l->out.file, l->model);
+        err = render_mempulse(l->o->format == FORMAT_TEXT ? l->out.file : stdout, l->model);
     else if (!err && l->o->format == FORMAT_TEXT)
-        err = render_ranking(l->out.file, l->model, l->o->color, terminal_width(l->out.fd));
+        err = render_ranking(l->out.file, l->model, l->path ? l->o->color_file : l->o->color, terminal_width(l->out.fd));
     if (!err)
         err = output_flush(&l->out);
     if (err && err != -EPIPE)
