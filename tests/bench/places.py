@@ -14,15 +14,15 @@ PIP_SECONDS = 240
 PEERS = ("mempulse==0.6.4", "psutil", "memory_profiler", "memray", "scalene", "py-spy", "pyinstrument")
 
 
-def interpreters(wanted=None):
-    """{"3.8": path, ..., "3.11-system": path}: those of CPython 3.8 to 3.13 that are here."""
+def interpreters(wanted=None, oldest=8):
+    """{"3.8": path, ..., "3.11-system": path}: those of CPython 3.8 (or older) to 3.13 that are here."""
     candidates = sorted(glob.glob(os.path.expanduser("~/.pyenv/versions/3.*/bin/python3")))
-    candidates += filter(None, (shutil.which("python3.%d" % n) for n in range(8, 14)))
+    candidates += filter(None, (shutil.which("python3.%d" % n) for n in range(oldest, 14)))
     candidates += ["/usr/bin/python3"]
     found = {}
     for path in candidates:
         version = version_of(path)
-        if not version or not (3, 8) <= version[:2] <= (3, 13):
+        if not version or not (3, oldest) <= version[:2] <= (3, 13):
             continue
         name = "%d.%d" % version[:2]
         if path.startswith("/usr/bin/"):
