@@ -204,13 +204,21 @@ static void release_last(struct model *m, struct thread_slot *t, const struct pe
     callees->taken = add_sat(callees->taken, release_match(m, t, &r));
 }
 
-/* Calls that grew by far more than they faulted, in so short a time that nobody else
- * ran: their faults brought huge pages. */
+/* Calls that grew by far more than they faulted, in so short a time that mostly nobody
+ * else ran: their faults brought huge pages. Calls that faulted page by page speak
+ * against it. */
 static void note_huge(struct model *m, const struct mp_record *r)
 {
     if (r->dur_ns < FOREIGN_NS && r->rss_delta_pages >= HUGE_PAGES / 2 && r->own_pages &&
         r->own_pages <= (uint32_t)r->rss_delta_pages / HUGE_SHARE)
         m->huge_calls++;
+    else if (r->own_pages >= HUGE_PAGES / 2)
+        m->plain_calls++;
+}
+
+static bool huge_pages(const struct model *m)
+{
+    return m->huge_calls >= HUGE_CALLS && m->huge_calls > m->plain_calls;
 }
 
 /* How much of a growth that was seen in a call can be its thread's, which faulted `own`
@@ -222,7 +230,7 @@ static int64_t own_growth(const struct model *m, int64_t self, uint64_t own)
 
     if (!own)
         return 0;
-    return m->huge_calls >= HUGE_CALLS || (uint64_t)self <= most ? self : (int64_t)most;
+    return huge_pages(m) || (uint64_t)self <= most ? self : (int64_t)most;
 }
 
 static int64_t bytes_of(uint64_t v)
@@ -245,7 +253,7 @@ static void call_self(struct model *m, struct thread_slot *t, struct code_slot *
 
         self = add_sat(self, release_match(m, t, &all));
     }
-    if (threaded(m) && r->flags & MP_REC_HAS_OWN && m->huge_calls < HUGE_CALLS) {
+    if (threaded(m) && r->flags & MP_REC_HAS_OWN && !huge_pages(m)) {
         int64_t grown = bytes_of(own);
 
         if (self < grown)

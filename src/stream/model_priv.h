@@ -100,7 +100,9 @@ struct model {
     struct line_slot *lines;
     struct model_totals totals;
     uint64_t rss_first_ns, rss_last_ns;
-    unsigned huge_calls; /* calls whose faults brought huge pages: growth is no more bounded by faults */
+    /* calls that faulted much memory by huge pages, by small ones: with more of the former
+     * growth is not bounded by faults */
+    unsigned huge_calls, plain_calls;
     struct busy busy[BUSY_MAX]; /* a ring */
     unsigned busy_next;
 };
