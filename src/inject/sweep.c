@@ -43,6 +43,7 @@ struct sweep_range {
     raddr_t lo, hi;
     const char *what;
     raddr_t entry[2]; /* of a thunk; 0: any word that points into the range counts */
+    bool unused; /* a region in which nothing has run: nothing that points into it can be followed */
     bool in_use;
 };
 
@@ -92,6 +93,16 @@ static bool sweep_tid_lives(const struct sweep *s, int32_t ns_tid)
     return found;
 }
 
+/* Whether the region is as the launcher's mmap left it: its first instruction would make
+ * part of it writable. */
+static bool sweep_unused(const struct sweep *s, raddr_t lo, raddr_t hi)
+{
+    for (size_t i = 0; i < s->maps.count; i++)
+        if (s->maps.entry[i].lo < hi && s->maps.entry[i].hi > lo && s->maps.entry[i].write)
+            return false;
+    return true;
+}
+
 static void sweep_find_regions(struct sweep *s, const struct ours *o)
 {
     for (size_t i = 0; i < o->region_count; i++) {
@@ -103,7 +114,9 @@ static void sweep_find_regions(struct sweep *s, const struct ours *o)
             continue;
         if (sweep_tid_lives(s, b.raw_tid) || sweep_tid_lives(s, b.worker_tid))
             continue;
-        sweep_add(s, o->region[i], o->region[i] + MP_REGION_SIZE, "boot region");
+        struct sweep_range *r = sweep_add(s, o->region[i], o->region[i] + MP_REGION_SIZE, "boot region");
+        if (r)
+            r->unused = sweep_unused(s, r->lo, r->hi);
     }
 }
 
@@ -160,10 +173,11 @@ static void sweep_mark_threads(struct sweep *s)
  * thunk that is looked at, so no stack, saved or live, leads back into it, whatever
  * stale return address or spilled pointer a frame still holds (the slot was read and
  * called in one go under the GIL). What could still be called is an entry that is
- * kept elsewhere: by another eval-frame user, say. */
+ * kept elsewhere: by another eval-frame user, say. A region that a launcher died over
+ * before anything ran in it is still in the registers that the kernel saved. */
 static bool sweep_counts(const struct sweep_range *r, raddr_t word, bool stack)
 {
-    if (stack && r->entry[0])
+    if (r->unused || (stack && r->entry[0]))
         return false;
     return !r->entry[0] || word == r->entry[0] || word == r->entry[1];
 }
