@@ -3,6 +3,7 @@
 #   make          build/mempulse, one file with the agent inside
 #   make demo     build, then watch a growing service (installs what is missing)
 #   make test     build and run every test          (installs what is missing)
+#   make fuzz     libFuzzer on every reader of foreign bytes, FUZZ_SECONDS=3600 each; FUZZ=names
 #   make asan     launcher and unit tests under address and undefined sanitizers
 #   make bench    cost, measured against the goals and other tools
 #   make install  PREFIX=/usr/local DESTDIR=
@@ -102,13 +103,46 @@ $(BUILD)/unit/%: tests/unit/%.c $(BUILD)/libmempulse.a | deps
 
 unit: $(UNIT_BIN)
 
-test: all unit
+# Fuzz targets (docs/fuzzing.md). With replay.o they give the corpus to the readers; `make
+# fuzz` builds them a second time, with libFuzzer in its place.
+FUZZ_SECONDS ?= 3600
+FUZZ_CC ?= clang
+FUZZ_DRIVER ?= $(BUILD)/fuzz/replay.o
+FUZZ_BIN := $(patsubst tests/fuzz/fuzz_%.c,$(BUILD)/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+
+$(BUILD)/libcommands.a: $(filter-out %/main.o,$(CMD_OBJ))
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(BUILD)/fuzz/replay.o: tests/fuzz/replay.c | deps
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(SAN) $(LAUNCHER_CFLAGS) -c -o $@ $<
+
+$(BUILD)/fuzz/%: tests/fuzz/fuzz_%.c $(FUZZ_DRIVER) $(BUILD)/libcommands.a $(BUILD)/libmempulse.a | deps
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(SAN) $(LAUNCHER_CFLAGS) -iquote payload -o $@ $< $(FUZZ_DRIVER) \
+	  $(BUILD)/libcommands.a $(BUILD)/libmempulse.a $(LDFLAGS) $(LIBS)
+
+replay: $(FUZZ_BIN)
+
+fuzz:
+	@if CC="$(FUZZ_CC)" tests/deps fuzz; then \
+	  $(MAKE) BUILD=$(BUILD)/libfuzzer CC=$(FUZZ_CC) STATIC=0 CFLAGS='-O1 -g -fno-omit-frame-pointer' \
+	    SAN='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all' FUZZ_DRIVER= \
+	    LDFLAGS='-fsanitize=fuzzer,address,undefined' replay && \
+	  BUILD=$(BUILD)/libfuzzer tests/fuzz/run --seconds $(FUZZ_SECONDS) $(FUZZ); \
+	else \
+	  echo "no libFuzzer here: the corpus is replayed, nothing new is tried" >&2; \
+	  $(MAKE) replay && BUILD=$(BUILD) tests/run -k "fuzz "; \
+	fi
+
+test: all unit replay
 	BUILD=$(BUILD) tests/run
 
 asan:
 	$(MAKE) BUILD=$(BUILD)/asan STATIC=0 CFLAGS='-O1 -g -fno-omit-frame-pointer' \
 	  SAN='-fsanitize=address,undefined -fno-sanitize-recover=all' \
-	  LDFLAGS='-fsanitize=address,undefined' all unit
+	  LDFLAGS='-fsanitize=address,undefined' all unit replay
 	BUILD=$(BUILD)/asan tests/run --asan
 
 demo: all
@@ -137,7 +171,7 @@ clean:
 deps:
 	@CC="$(CC)" tests/deps
 
-.PHONY: all unit test asan demo bench bench-quick install uninstall clean deps
+.PHONY: all unit test replay fuzz asan demo bench bench-quick install uninstall clean deps
 .SECONDARY:
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/args.h"
+#include "base/utf8.h"
 #include "cmd.h"
 #include "render/render.h"
 #include "target/proc.h"
@@ -56,7 +57,7 @@ int cmd_usage(const struct talk *t, const struct command *c, const char *fmt, ..
     va_list ap;
 
     va_start(ap, fmt);
-    vsnprintf(f.message, sizeof(f.message), fmt, ap);
+    utf8_format_into(f.message, sizeof(f.message), fmt, ap);
     va_end(ap);
     snprintf(f.hint, sizeof(f.hint), "mempulse %s --help", c->name);
     return cmd_fail(t, 0, &f);

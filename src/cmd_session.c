@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/utf8.h"
 #include "inject/room.h"
 #include "target/proc.h"
 
@@ -318,6 +319,8 @@ static int session_failed(struct session *s, const struct mp_failed *failed, str
 static int session_handshake_event(struct session *s, const struct mp_options *o, const struct stream_event *ev,
                                    const struct talk *t, struct mp_failure *f)
 {
+    char note[512];
+
     switch (ev->type) {
     case MP_MSG_HELLO:
         return session_go(s, o, f);
@@ -330,7 +333,7 @@ static int session_handshake_event(struct session *s, const struct mp_options *o
             return 1;
         return mp_fail(f, MP_E_AGENT, 0, "the agent left before it had hooked");
     case MP_MSG_NOTE:
-        cmd_say(t, "%.*s", (int)ev->note.head.text_len, ev->note.text);
+        cmd_say(t, "%s", utf8_sanitise_into(note, sizeof(note), ev->note.text, ev->note.head.text_len));
         return 0;
     default:
         return 0;

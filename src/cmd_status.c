@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/utf8.h"
 #include "cmd.h"
 #include "inject/inject.h"
 #include "render/render.h"
@@ -89,9 +90,12 @@ static void print_text(pid_t pid, const struct inject_agent *a)
 static struct json_object *globs(const struct mp_patterns *p)
 {
     struct json_object *a = json_object_new_array();
+    char text[3 * MP_PATTERN_MAX];
 
-    for (uint32_t i = 0; i < p->count && i < MP_PATTERNS_MAX; i++)
-        json_object_array_add(a, json_object_new_string_len(p->glob[i], (int)strnlen(p->glob[i], MP_PATTERN_MAX)));
+    for (uint32_t i = 0; i < p->count && i < MP_PATTERNS_MAX; i++) {
+        utf8_sanitise_into(text, sizeof(text), p->glob[i], strnlen(p->glob[i], MP_PATTERN_MAX));
+        json_object_array_add(a, json_object_new_string(text));
+    }
     return a;
 }
 

@@ -4,6 +4,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "base/utf8.h"
+
 struct err_row {
     const char *name;
     int exit_code;
@@ -48,7 +50,8 @@ int mp_fail(struct mp_failure *f, enum mp_err code, int sys_errno, const char *f
         f->code = code;
         f->sys_errno = sys_errno;
         va_start(ap, fmt);
-        vsnprintf(f->message, sizeof(f->message), fmt, ap);
+        /* Names of files, of functions, the agent's own words: it may all be foreign. */
+        utf8_format_into(f->message, sizeof(f->message), fmt, ap);
         va_end(ap);
         snprintf(f->hint, sizeof(f->hint), "%s", mp_err_hint(code));
     }
@@ -61,6 +64,6 @@ void mp_fail_hint(struct mp_failure *f, const char *fmt, ...)
     if (!f)
         return;
     va_start(ap, fmt);
-    vsnprintf(f->hint, sizeof(f->hint), fmt, ap);
+    utf8_format_into(f->hint, sizeof(f->hint), fmt, ap);
     va_end(ap);
 }

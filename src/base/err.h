@@ -79,7 +79,8 @@ struct mp_failure {
     char hint[256];       /* the remedy */
 };
 
-/* Fills *f unless it is filled already. fmt is the cause. Returns -code, so
+/* Fills *f unless it is filled already. fmt is the cause; arguments may be foreign: the
+ * message is sanitised (base/utf8.h). Returns -code, so
  * that `return mp_fail(f, MP_E_X, 0, "…")` reads well. f may be NULL. */
 int mp_fail(struct mp_failure *f, enum mp_err code, int sys_errno, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));

@@ -1,6 +1,7 @@
 /* Foreign text made fit for a terminal and for JSON (see utf8.h). */
 #include "base/utf8.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -110,6 +111,14 @@ char *utf8_sanitise_into(char *buf, size_t size, const char *s, size_t len)
     }
     buf[used] = 0;
     return buf;
+}
+
+char *utf8_format_into(char *buf, size_t size, const char *fmt, va_list ap)
+{
+    char raw[UTF8_FORMAT_MAX];
+    int n = vsnprintf(raw, sizeof(raw), fmt, ap);
+
+    return utf8_sanitise_into(buf, size, raw, n < 0 ? 0 : strlen(raw));
 }
 
 char *utf8_sanitise(const char *s, size_t len)

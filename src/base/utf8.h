@@ -2,6 +2,7 @@
 #ifndef MP_UTF8_H
 #define MP_UTF8_H
 
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -27,6 +28,11 @@ char *utf8_sanitise(const char *s, size_t len) MP_MUST_CHECK;
 
 /* As above into buf, cut at a character so that it fits. Returns buf. */
 char *utf8_sanitise_into(char *buf, size_t size, const char *s, size_t len);
+
+/* vsnprintf whose result is sanitised as above: arguments may be foreign. Newlines are
+ * replaced, too. Returns buf. At most UTF8_FORMAT_MAX bytes of the text are looked at. */
+#define UTF8_FORMAT_MAX 2048
+char *utf8_format_into(char *buf, size_t size, const char *fmt, va_list ap) __attribute__((format(printf, 3, 0)));
 
 /* Columns a terminal gives to cp: 0 combining, 2 East Asian wide and emoji, else 1. */
 unsigned utf8_char_width(uint32_t cp);

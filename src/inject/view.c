@@ -13,18 +13,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/utf8.h"
 #include "target/mem.h"
 #include "target/proc.h"
 
 void view_log(const struct view *v, const char *fmt, ...)
 {
+    char line[UTF8_FORMAT_MAX]; /* modules' names are the target's */
     va_list ap;
     if (!v->log)
         return;
     va_start(ap, fmt);
-    vfprintf(v->log, fmt, ap);
+    fprintf(v->log, "%s\n", utf8_format_into(line, sizeof(line), fmt, ap));
     va_end(ap);
-    fputc('\n', v->log);
 }
 
 /* --- modules from the maps ------------------------------------------------ */

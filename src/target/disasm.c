@@ -17,7 +17,10 @@ enum {
     INSN_MAX = 15,      /* longest x86 instruction */
     EVAL_STEPS = 64,    /* accessors are far shorter */
     GADGET_STEPS = 8,
-    TEXT_CHUNK = 1 << 20
+    TEXT_CHUNK = 1 << 20,
+    /* A libc has some 600 system calls in 2 MiB. One made up of nothing else must not keep us for hours. */
+    TEXT_MAX = 64 << 20,
+    SYSCALLS_MAX = 1 << 14
 };
 
 struct disasm {
@@ -391,24 +394,28 @@ typedef bool (*accept_fn)(struct disasm *d, raddr_t at, raddr_t *ret);
 /* Calls accept on every `syscall` (0f 05) in [lo, hi) until it takes one. */
 static int each_syscall(struct disasm *d, raddr_t lo, raddr_t hi, accept_fn accept, raddr_t *ret)
 {
-    uint8_t *buf = malloc(TEXT_CHUNK);
+    size_t chunk = lo < hi && hi - lo < TEXT_CHUNK ? (size_t)(hi - lo) : TEXT_CHUNK;
+    uint8_t *buf = malloc(chunk);
+    unsigned seen = 0;
     int r = -ENOENT;
+    if (lo < hi && hi - lo > TEXT_MAX)
+        hi = lo + TEXT_MAX;
     if (!buf)
         return -ENOMEM;
-    while (r == -ENOENT && lo < hi && hi - lo >= 2) {
-        size_t len = hi - lo < TEXT_CHUNK ? (size_t)(hi - lo) : TEXT_CHUNK;
+    while (r == -ENOENT && seen <= SYSCALLS_MAX && lo < hi && hi - lo >= 2) {
+        size_t len = hi - lo < chunk ? (size_t)(hi - lo) : chunk;
         const uint8_t *at = buf, *end = buf + len;
         int err = d->read(d->ctx, lo, buf, len);
         if (err < 0) {
             r = err;
             break;
         }
-        while (r < 0 && (at = memmem(at, (size_t)(end - at), "\x0f\x05", 2))) {
+        while (r < 0 && seen++ < SYSCALLS_MAX && (at = memmem(at, (size_t)(end - at), "\x0f\x05", 2))) {
             if (accept(d, lo + (raddr_t)(at - buf), ret))
                 r = 0;
             at++;
         }
-        if (len < TEXT_CHUNK)
+        if (lo + len == hi)
             break;
         lo += len - 1; /* one byte again, so that no pair is cut in two */
     }

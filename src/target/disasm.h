@@ -50,7 +50,8 @@ int disasm_eval(struct disasm *d, raddr_t function, struct disasm_value *ret) MP
  * mov $imm32): where its string constants are. Returns how many were put in ret. */
 size_t disasm_addresses(struct disasm *d, raddr_t function, unsigned insns, raddr_t *ret, size_t max);
 
-/* Each of the following searches [lo, hi). 0 and *ret, -ENOENT, or -errno. */
+/* Each of the following searches [lo, hi), but no more than 64 MiB and 16384 system
+ * calls of it. 0 and *ret, -ENOENT, or -errno. */
 
 /* `syscall; ret` */
 int disasm_find_syscall_ret(struct disasm *d, raddr_t lo, raddr_t hi, raddr_t *ret) MP_MUST_CHECK;

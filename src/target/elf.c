@@ -27,7 +27,8 @@ enum {
     PHDRS_MAX = 256,          /* glibc's own objects have 14 */
     DYNAMIC_MAX = 4096,       /* entries of a dynamic section */
     MEMORY_SYMS_MAX = 1 << 20, /* symbols taken from a target's memory */
-    MEMORY_STR_MAX = 64 << 20
+    MEMORY_STR_MAX = 64 << 20,
+    SECTION_MAX = 256 << 20   /* bytes of a table taken from a file, which may be sparse and endless */
 };
 
 /* One symbol table and its strings. A hostile file may place them at odd offsets:
@@ -67,6 +68,14 @@ static bool header_fits(const Elf64_Ehdr *h)
 {
     return ident_fits(h->e_ident) && h->e_phentsize == sizeof(Elf64_Phdr) && h->e_phnum > 0 &&
            h->e_phnum <= PHDRS_MAX && (h->e_type == ET_DYN || h->e_type == ET_EXEC);
+}
+
+/* Judged before libelf sees the file: it makes room for as many program headers and
+ * sections as section 0 says, when the header has no place for the number. 65,279 of them
+ * are what the header alone can ask for. */
+static bool counts_fit(const Elf64_Ehdr *h)
+{
+    return header_fits(h) && (h->e_shnum || !h->e_shoff);
 }
 
 /* A PT_LOAD whose arithmetic cannot wrap. */
@@ -243,12 +252,14 @@ static void drop_file(struct elf *e)
 /* Takes over fd. `same`: the file is known to be the mapped one. */
 static int try_file(struct elf *e, int fd, const struct maps_entry *part, enum elf_source source, bool same)
 {
+    Elf64_Ehdr h;
     int r;
     if (fd < 0)
         return fd;
     e->fd = fd;
     /* Not mmapped: a file that shrinks meanwhile must not kill us with SIGBUS. */
-    e->lib = elf_begin(fd, ELF_C_READ, NULL);
+    if (pread(fd, &h, sizeof(h), 0) == (ssize_t)sizeof(h) && counts_fit(&h))
+        e->lib = elf_begin(fd, ELF_C_READ, NULL);
     r = load_headers_lib(e);
     if (r == 0)
         r = find_bias(e, part);
@@ -313,13 +324,17 @@ int elf_open_mapped(struct elf **ret, pid_t pid, const struct maps *maps, const 
 int elf_open_image(struct elf **ret, const void *image, size_t len)
 {
     struct elf *e = elf_new(0);
+    Elf64_Ehdr h = {0};
     int r;
     if (!e)
         return -ENOMEM;
     e->source = ELF_FROM_IMAGE;
     e->image = image;
     e->image_len = len;
-    e->lib = elf_memory((char *)(uintptr_t)image, len); /* is only read: no ELF_C_WRITE follows */
+    if (len >= sizeof(h))
+        memcpy(&h, image, sizeof(h));
+    if (counts_fit(&h))
+        e->lib = elf_memory((char *)(uintptr_t)image, len); /* is only read: no ELF_C_WRITE follows */
     r = load_headers_lib(e);
     if (r < 0) {
         elf_free(e);
@@ -433,7 +448,11 @@ static Elf_Scn *section_of_type(const struct elf *e, uint32_t type)
 
 static const Elf_Data *section_data(Elf_Scn *s)
 {
-    const Elf_Data *d = s ? elf_getdata(s, NULL) : NULL;
+    const Elf_Data *d;
+    GElf_Shdr h;
+    if (!s || !gelf_getshdr(s, &h) || h.sh_size > SECTION_MAX)
+        return NULL;
+    d = elf_getdata(s, NULL);
     return d && d->d_buf ? d : NULL;
 }
 

@@ -1,36 +1,53 @@
 /* Any bytes as one of the small files of /proc/PID: the first byte says which. */
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "fuzz.h"
 
 #include "target/proc.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+static void check_stat(const char *text, size_t size)
+{
+    struct proc_stat s;
+
+    if (proc_stat_parse(&s, text, size) == 0)
+        FUZZ_HOLDS(s.pid > 0 && memchr(s.comm, 0, sizeof(s.comm)));
+}
+
+static void check_status(const char *text, size_t size)
+{
+    struct proc_status s;
+
+    if (proc_status_parse(&s, text, size) == 0)
+        FUZZ_HOLDS(s.pid > 0 && s.ns_levels > 0 && memchr(s.name, 0, sizeof(s.name)));
+}
+
+static void check_syscall(const char *text, size_t size)
+{
+    struct proc_syscall c;
+
+    if (proc_syscall_parse(&c, text, size) == 0)
+        FUZZ_HOLDS(c.nr >= -1 && (!c.running || c.nr == -1));
+}
+
+static void check_limits(const char *text, size_t size)
+{
+    struct proc_limits l = {.as = {1, 2}}, before = l;
+
+    if (proc_limits_parse(&l, text, size) < 0)
+        FUZZ_HOLDS(!memcmp(&l, &before, sizeof(l)));
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     const char *text = (const char *)data + 1;
-    struct proc_stat stat;
-    struct proc_status status;
-    struct proc_syscall call;
     uint64_t value;
+
     if (!size)
         return 0;
     size--;
-    switch (data[0] % 4) {
-    case 0:
-        if (proc_stat_parse(&stat, text, size) == 0 && (stat.pid <= 0 || !memchr(stat.comm, 0, sizeof(stat.comm))))
-            abort();
-        break;
-    case 1:
-        if (proc_status_parse(&status, text, size) == 0 && (status.pid <= 0 || !memchr(status.name, 0, sizeof(status.name))))
-            abort();
-        break;
-    case 2:
-        if (proc_syscall_parse(&call, text, size) == 0 && !call.running && call.nr < -1)
-            abort();
-        break;
+    switch (data[0] % 5) {
+    case 0: check_stat(text, size); break;
+    case 1: check_status(text, size); break;
+    case 2: check_syscall(text, size); break;
+    case 3: check_limits(text, size); break;
     default:
         (void)proc_auxv_get(text, size, 3, &value);
         (void)proc_environ_has(text, size, "A=1");

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -319,6 +320,79 @@ START_TEST(test_not_mapped_as_elf)
 }
 END_TEST
 
+/* This program as a file that is larger than it has to be, spoilt and mapped. NULL when it
+ * is then refused. */
+static struct elf *open_huge(void (*spoil)(Elf64_Ehdr *h, int fd), struct maps *m)
+{
+    size_t len;
+    unsigned char *image = read_file("/proc/self/exe", &len), *at;
+    int fd = memfd_create("huge", MFD_CLOEXEC);
+    Elf64_Ehdr h;
+    struct elf *e = NULL;
+
+    memcpy(&h, image, sizeof(h));
+    ck_assert_int_eq(write(fd, image, len), (ssize_t)len);
+    ck_assert_int_eq(ftruncate(fd, 700l << 20), 0);
+    spoil(&h, fd);
+    ck_assert_int_eq(pwrite(fd, &h, sizeof(h), 0), (ssize_t)sizeof(h));
+    at = mmap(NULL, len, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, 0);
+    ck_assert_ptr_ne(at, MAP_FAILED);
+    ck_assert_int_eq(maps_read(m, getpid()), 0);
+    (void)!elf_open_mapped(&e, getpid(), m, maps_at(m, (raddr_t)(uintptr_t)at));
+    free(image);
+    close(fd);
+    return e;
+}
+
+/* Tables and their strings reach to the end of a sparse file. */
+static void spoil_symtab(Elf64_Ehdr *h, int fd)
+{
+    for (unsigned i = 0; i < h->e_shnum; i++) {
+        off_t at = (off_t)(h->e_shoff + i * sizeof(Elf64_Shdr));
+        Elf64_Shdr s;
+
+        ck_assert_int_eq(pread(fd, &s, sizeof(s), at), sizeof(s));
+        if (s.sh_type != SHT_SYMTAB && s.sh_type != SHT_STRTAB && s.sh_type != SHT_DYNSYM)
+            continue;
+        s.sh_size = (600u << 20) / sizeof(Elf64_Sym) * sizeof(Elf64_Sym);
+        ck_assert_int_eq(pwrite(fd, &s, sizeof(s), at), sizeof(s));
+    }
+}
+
+/* The header has no place for the number of sections: section 0 says 8 million. */
+static void spoil_count(Elf64_Ehdr *h, int fd)
+{
+    Elf64_Shdr zero = {.sh_size = 8u << 20};
+
+    ck_assert_int_eq(pwrite(fd, &zero, sizeof(zero), (off_t)h->e_shoff), sizeof(zero));
+    h->e_shnum = 0;
+}
+
+static long peak_mib(void)
+{
+    struct rusage u;
+
+    getrusage(RUSAGE_SELF, &u);
+    return u.ru_maxrss / 1024;
+}
+
+/* A target may give its files any size: our memory must not follow. */
+START_TEST(test_huge)
+{
+    static void (*const spoils[])(Elf64_Ehdr *, int) = {spoil_symtab, spoil_count};
+    long before = peak_mib();
+    struct maps m;
+    struct elf *e = open_huge(spoils[_i], &m);
+    struct elf_sym s;
+
+    if (e)
+        ck_assert_int_ne(elf_find(e, "no_such_symbol_anywhere", &s), 0);
+    elf_free(e);
+    maps_release(&m);
+    ck_assert_int_lt(peak_mib() - before, 200);
+}
+END_TEST
+
 START_TEST(test_exe_machine)
 {
     unsigned class, machine;
@@ -344,6 +418,7 @@ int main(void)
     tcase_add_test(t, test_not_elf);
     tcase_add_test(t, test_not_mapped_as_elf);
     tcase_add_test(t, test_exe_machine);
+    tcase_add_loop_test(t, test_huge, 0, 2);
     suite_add_tcase(s, t);
     srunner_run_all(r, CK_NORMAL);
     failed = srunner_ntests_failed(r);

@@ -34,6 +34,18 @@ START_TEST(test_first_wins)
 }
 END_TEST
 
+/* A terminal gets no escape of anybody's: file names and the agent's words are foreign. */
+START_TEST(test_foreign)
+{
+    struct mp_failure f = {0};
+
+    (void)mp_fail(&f, MP_E_INJECT, 0, "in %s: %s", "lib\x1b]0;x\x07.so", "a\nmempulse: all is well\xff");
+    ck_assert_str_eq(f.message, "in lib\xef\xbf\xbd]0;x\xef\xbf\xbd.so: a\xef\xbf\xbdmempulse: all is well\xef\xbf\xbd");
+    mp_fail_hint(&f, "see %s", "\xc2\x9b[31m");
+    ck_assert_str_eq(f.hint, "see \xef\xbf\xbd[31m");
+}
+END_TEST
+
 START_TEST(test_json)
 {
     struct mp_failure f = {0};
@@ -73,6 +85,7 @@ int main(void)
 
     tcase_add_test(tc, test_table);
     tcase_add_test(tc, test_first_wins);
+    tcase_add_test(tc, test_foreign);
     tcase_add_test(tc, test_json);
     return gen_run(tc);
 }
