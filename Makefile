@@ -4,6 +4,7 @@
 #   make demo     build, then watch a growing service (installs what is missing)
 #   make test     build and run every test          (installs what is missing)
 #   make fuzz     libFuzzer on every reader of foreign bytes, FUZZ_SECONDS=3600 each; FUZZ=names
+#   make matrix   every live test on every interpreter found
 #   make asan     launcher and unit tests under address and undefined sanitizers
 #   make bench    cost, measured against the goals and other tools
 #   make install  PREFIX=/usr/local DESTDIR=
@@ -139,6 +140,10 @@ fuzz:
 test: all unit replay
 	BUILD=$(BUILD) tests/run
 
+# Every live test on every interpreter: half an hour.
+matrix: all
+	BUILD=$(BUILD) tests/live/run.py --all
+
 asan:
 	$(MAKE) BUILD=$(BUILD)/asan STATIC=0 CFLAGS='-O1 -g -fno-omit-frame-pointer' \
 	  SAN='-fsanitize=address,undefined -fno-sanitize-recover=all' \
@@ -171,7 +176,7 @@ clean:
 deps:
 	@CC="$(CC)" tests/deps
 
-.PHONY: all unit test replay fuzz asan demo bench bench-quick install uninstall clean deps
+.PHONY: all matrix unit test replay fuzz asan demo bench bench-quick install uninstall clean deps
 .SECONDARY:
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
