@@ -154,6 +154,38 @@ START_TEST(test_search_edges)
 }
 END_TEST
 
+static unsigned reads;
+
+static int counted_read(void *ctx, raddr_t at, void *ret, size_t len)
+{
+    reads++;
+    return fake_read(ctx, at, ret, len);
+}
+
+/* Text is read in pieces of 1 MiB: what lies across two is found. One made up of system
+ * calls and nothing else (a hostile libc) is given up. */
+START_TEST(test_search_large)
+{
+    enum { LARGE = 3 << 20, PIECE = 1 << 20 };
+    char *code = malloc(LARGE);
+    struct fake f = {.code = code, .code_len = LARGE};
+    struct disasm *d = disasm_new(counted_read, &f);
+    raddr_t at = 0;
+
+    memset(code, 0x90, LARGE);
+    memcpy(code + PIECE - 1, "\x0f\x05\xc3", 3);
+    ck_assert_int_eq(disasm_find_syscall_ret(d, CODE, CODE + LARGE, &at), 0);
+    ck_assert_uint_eq(at, CODE + PIECE - 1);
+    for (size_t i = 0; i < LARGE; i += 2)
+        memcpy(code + i, "\x0f\x05", 2);
+    reads = 0;
+    ck_assert_int_eq(disasm_find_syscall_ret(d, CODE, CODE + LARGE, &at), -ENOENT);
+    ck_assert_uint_lt(reads, 20000);
+    disasm_free(d);
+    free(code);
+}
+END_TEST
+
 START_TEST(test_one)
 {
     struct fake f;
@@ -182,6 +214,7 @@ int main(void)
     tcase_add_test(t, test_addresses);
     tcase_add_loop_test(t, test_search, 0, sizeof(searches) / sizeof(searches[0]));
     tcase_add_test(t, test_search_edges);
+    tcase_add_test(t, test_search_large);
     tcase_add_test(t, test_one);
     suite_add_tcase(s, t);
     srunner_run_all(r, CK_NORMAL);
