@@ -13,7 +13,6 @@ import uuid
 
 class Load(object):
     loop = None
-    calls = 0  # Python calls in a unit, where a per-call cost is computed
 
     def __init__(self, driver, *args):
         self.unit = self.prepare(driver, *args)
@@ -169,18 +168,23 @@ class Examples(Load):
 # --- calls that are all recorded -----------------------------------------------------------
 
 class Calls(Load):
-    calls = 101
+    """Bursts of 100 calls (and the unit's own), with so much work between that they can all be delivered."""
+    pause = 60000
 
     def prepare(self, driver):
-        driver.batch = 0.001
-
         def tiny():
             pass
 
         def unit():
             for _ in range(100):
                 tiny()
+            sum(pause)
+        pause = range(self.pause)
         return unit
+
+
+class Torrent(Calls):
+    pause = 0
 
 
 class Chain(Load):
@@ -233,14 +237,13 @@ class Spread(Load):
 
 class Flood(Load):
     """Calls on `n` threads, all recorded: what rings and stream sustain."""
-    calls = 101
 
     def prepare(self, driver, n="4"):
         self.threads = int(n)
 
     def loop(self, driver):
         sys.setswitchinterval(0.0005)
-        unit = Calls(driver).unit
+        unit = Torrent(driver).unit
         driver.batch = 0.02
         counts = [0] * self.threads
 

@@ -100,8 +100,8 @@ def packages(python, names):
                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
     have = dict(line.lower().split("==") for line in text.split() if "==" in line)
     wanted = [name.split("==")[0].lower() for name in names]
-    return ["%s %s" % (name, have[key]) for name in wanted
-            for key in (name.replace("_", "-"), name) if key in have][:len(wanted)]
+    return ["%s %s" % (name, have.get(name) or have[name.replace("_", "-")]) for name in wanted
+            if name in have or name.replace("_", "-") in have]
 
 
 def free_gib():

@@ -169,6 +169,7 @@ def summarise(found):
     row["watched_s"] = sum(f.get("wall_ns") or 0 for f in found) / 1e9
     row["attributed"] = sum(f.get("known_calls") or 0 for f in found), sum(f["grown"][2] - f["grown"][1] for f in found)
     row["gave_up"] = gave_up(found)
+    row["thunk_left"] = sum(not f.get("clean", True) for f in found)
     for name, key in (("own_cost", "cost"), ("overhead", "overhead")):
         costs = [f[key] for f in found if f.get(key) is not None]
         row[name] = measure.spread(costs)["median"] if costs else None
@@ -199,11 +200,11 @@ def gave_up(found):
     return ", ".join(parts)
 
 
-def with_mempulse(run, python, load, args=(), options=(), pairs=None, seconds=None):
+def with_mempulse(run, python, load, args=(), options=(), pairs=None):
     """One row: the load with and without mempulse, in one process."""
     with Target(python, load, args) as target:
         result, plain, tool = measure.alternate(target, Attached(run.program, options), pairs or run.pairs,
-                                                seconds or run.seconds, run.settle)
+                                                run.seconds, run.settle)
         result.update(summarise(result.pop("found")))
         result.update(version=target.version, args=list(args), options=list(options))
         return result
@@ -522,7 +523,7 @@ PYPERFORMANCE = (
     "deltablue", "json_dumps", "regex_effbot", "richards", "telco", "logging format", "pickle pickle", "unpack_sequence",
     "chaos", "comprehensions", "coroutines", "deepcopy", "float", "generators", "hexiom", "json_loads", "nbody",
     "nqueens", "raytrace", "regex_v8", "richards_super", "scimark", "spectral_norm", "typing_runtime_protocols",
-    "xml_etree", "sqlite_synth", "go", "pathlib")
+    "xml_etree", "sqlite_synth", "go")
 
 
 @section
@@ -530,7 +531,7 @@ def pyperformance(run):
     for version in run.some("3.12", "3.13", "3.11", "3.8")[:1 if run.quick else None]:
         for name in PYPERFORMANCE[:4] if run.quick else PYPERFORMANCE:
             yield ("%s pyperformance %s" % (version, name), {"python": version, "load": name}, with_mempulse,
-                   (Python(version), "pyperformance", name.split(), (), run.few, max(run.seconds, 0.6)), 40)
+                   (Python(version), "pyperformance", name.split(), (), run.few), 40)
 
 
 @section
