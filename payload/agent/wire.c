@@ -252,15 +252,15 @@ static bool send_thread(struct thread *th)
     return true;
 }
 
-static bool send_lost(uint64_t now, uint64_t *sent, uint32_t thread_id, uint32_t reason)
+static bool send_lost(uint64_t now, uint64_t *told, uint32_t thread_id, uint32_t reason)
 {
-    struct mp_lost l = { .count = now - *sent, .thread_id = thread_id, .reason = reason };
+    struct mp_lost l = { .count = now - *told, .thread_id = thread_id, .reason = reason };
 
     if (!l.count)
         return true;
     if (!wire_frame(MP_MSG_LOST, 1, &l, sizeof(l), NULL, 0))
         return false;
-    *sent = now;
+    *told = now;
     return true;
 }
 
