@@ -167,24 +167,41 @@ class Examples(Load):
 
 # --- calls that are all recorded -----------------------------------------------------------
 
+def hundred_calls():
+    """A unit of 101 calls, itself included."""
+    def tiny():
+        pass
+
+    def unit():
+        for _ in range(100):
+            tiny()
+    return unit
+
+
 class Calls(Load):
-    """Bursts of 100 calls (and the unit's own), with so much work between that they can all be delivered."""
-    pause = 60000
+    """Bursts of calls, and sleep between them, so that all can be delivered; only the bursts are timed."""
+    burst = 20         # units: 2 to 4 ms with every call recorded
+    sleep = 0.03
 
     def prepare(self, driver):
-        def tiny():
-            pass
+        return hundred_calls()
 
-        def unit():
-            for _ in range(100):
-                tiny()
-            sum(pause)
-        pause = range(self.pause)
-        return unit
+    def loop(self, driver):
+        import target
 
-
-class Torrent(Calls):
-    pause = 0
+        clock, cpu, unit = time.monotonic, target.cpu, self.unit
+        for _ in driver.batches():
+            driver.grow()
+            start, c0 = clock(), cpu()
+            wall = burst_cpu = 0.0
+            for _ in range(3):
+                time.sleep(self.sleep)
+                t0, c1 = clock(), cpu()
+                for _ in range(self.burst):
+                    unit()
+                wall += clock() - t0
+                burst_cpu += cpu() - c1
+            driver.took(3 * self.burst, start, start + wall, c0, c0 + burst_cpu)
 
 
 class Chain(Load):
@@ -243,7 +260,7 @@ class Flood(Load):
 
     def loop(self, driver):
         sys.setswitchinterval(0.0005)
-        unit = Torrent(driver).unit
+        unit = hundred_calls()
         driver.batch = 0.02
         counts = [0] * self.threads
 
