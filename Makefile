@@ -6,6 +6,8 @@
 #   make fuzz     libFuzzer on every reader of foreign bytes, FUZZ_SECONDS=3600 each; FUZZ=names
 #   make matrix   every live test on every interpreter found
 #   make asan     launcher and unit tests under address and undefined sanitizers
+#   make campaign states of a target x interpreters x actions, BUDGET=30 minutes; then docs/reliability.md
+#   make campaign-faults  a launcher that dies, or runs out of memory, at each step
 #   make bench    cost, measured against the goals and other tools
 #   make install  PREFIX=/usr/local DESTDIR=
 #   make clean
@@ -43,6 +45,12 @@ ifeq ($(STATIC),1)
 LAUNCHER_LIBS = -static $(shell pkg-config --static --libs libelf capstone json-c 2>/dev/null || echo $(LIBS) -lz)
 else
 LAUNCHER_LIBS = $(LIBS)
+endif
+
+# Fault points (src/base/fault.h), for `make campaign-faults` alone.
+ifeq ($(FAULTS),1)
+LAUNCHER_CFLAGS += -DMP_FAULTS
+LDFLAGS += -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 endif
 
 LIB_SRC := $(sort $(wildcard src/base/*.c src/target/*.c src/stream/*.c src/inject/*.c src/render/*.c))
@@ -160,6 +168,16 @@ bench: all
 bench-quick: all
 	BUILD=$(BUILD) tests/bench/run.py --quick
 
+# Sessions by the thousand, in every state a target can be in (tests/campaign/run.py --help).
+BUDGET ?= 30
+CAMPAIGN ?=
+campaign: all
+	BUILD=$(BUILD) tests/campaign/run.py --budget $(BUDGET) $(CAMPAIGN)
+
+campaign-faults:
+	$(MAKE) BUILD=$(BUILD)/faults FAULTS=1 all
+	BUILD=$(BUILD) tests/campaign/run.py --faults --budget $(BUDGET) $(CAMPAIGN)
+
 install: all
 	install -D -m 755 $(BUILD)/mempulse $(DESTDIR)$(PREFIX)/bin/mempulse
 	install -D -m 644 docs/mempulse.1 $(DESTDIR)$(PREFIX)/share/man/man1/mempulse.1
@@ -176,7 +194,7 @@ clean:
 deps:
 	@CC="$(CC)" tests/deps
 
-.PHONY: all matrix unit test replay fuzz asan demo bench bench-quick install uninstall clean deps
+.PHONY: all matrix unit test replay fuzz asan demo bench bench-quick campaign campaign-faults install uninstall clean deps
 .SECONDARY:
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

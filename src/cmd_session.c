@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/utf8.h"
 #include "inject/room.h"
 #include "target/proc.h"
@@ -132,6 +133,7 @@ bool session_target_runs(const struct session *s)
 /* Keeps what the session itself needs of an event. */
 static void session_note_event(struct session *s, const struct stream_event *ev)
 {
+    (void)FAULT_POINT("got", (int)ev->type);
     switch (ev->type) {
     case MP_MSG_HELLO:
         s->hello = ev->hello;

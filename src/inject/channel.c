@@ -10,6 +10,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/fault.h"
+
 #define CHANNEL_PIDFD_THREAD O_EXCL     /* PIDFD_THREAD, 6.9 */
 #define CHANNEL_PIPEFS 0x50495045       /* PIPEFS_MAGIC, linux/magic.h */
 #define CHANNEL_PIPE_SIZE (256 << 10)   /* of the agent's stream: as much as it gathers itself */
@@ -149,6 +151,9 @@ static int take_pipes(struct channel *ret, pid_t tid, const struct mp_boot *b)
 
 int channel_take(struct channel *ret, pid_t tid, int pidfd, const struct mp_boot *b)
 {
+    int fault = FAULT_POINT("channel", 0);
+    if (fault)
+        return fault;
     if (b->channel == MP_CHANNEL_PIPES)
         return take_pipes(ret, tid, b);
     int fd = copy(tid, pidfd, b->launcher_fd, &b->held[MP_HELD_LAUNCHER]);

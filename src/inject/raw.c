@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/fault.h"
 #include "inject/borrow.h"
 #include "inject/room.h"
 #include "target/mem.h"
@@ -116,6 +117,9 @@ static int raw_to_rendezvous(struct raw *r, struct mp_failure *f)
 static int raw_write_image(int memfd)
 {
     const unsigned char *at = inject_agent_image;
+    int fault = FAULT_POINT("image", 0);
+    if (fault)
+        return fault;
     while (at < inject_agent_image_end) {
         ssize_t n = write(memfd, at, (size_t)(inject_agent_image_end - at));
         if (n < 0 && errno == EINTR)

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/fault.h"
 #include "inject/borrow.h"
 #include "inject/plan.h"
 #include "inject/raw.h"
@@ -262,6 +263,7 @@ static int run_all(struct run *r)
         if (ret < 0)
             run_await_leave(r);
     }
+    (void)FAULT_POINT("go", 0);
     /* write(2): our signals are blocked here (borrow_run), so that SIGPIPE ends with the thread. */
     if (ret == 0 && write(r->channel.out, "G", 1) != 1) {
         ret = mp_fail(r->f, MP_E_INJECT, errno, "the loader has gone");

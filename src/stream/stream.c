@@ -16,6 +16,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "base/fault.h"
 #include "boot.h"
 
 #define PIPE_WAIT_MS 5000 /* for the agent to read on */
@@ -394,6 +395,8 @@ int stream_send(int fd, enum mp_msg type, const void *payload, size_t len)
 
     if (len > MP_FRAME_MAX - sizeof(f))
         return -EMSGSIZE;
+    if (FAULT_POINT("send", (int)type))
+        return -EIO;
     f.len = (uint32_t)(sizeof(f) + len);
     do
         n = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/fault.h"
 
 /* From linux/ptrace.h, which can't be included beside sys/ptrace.h. */
 #define TRACEE_O_SUSPEND_SECCOMP (1 << 21)
@@ -46,6 +47,9 @@ struct tracee_rseq_cs {
 
 static long tracee_ptrace(int request, const struct tracee *t, uintptr_t addr, uintptr_t data)
 {
+    int fault = FAULT_POINT("ptrace", request);
+    if (fault)
+        return fault;
     long r = ptrace((enum __ptrace_request)request, t->tid, (void *)addr, (void *)data);
     return r == -1 ? -errno : r;
 }
@@ -148,6 +152,7 @@ int tracee_wait(struct tracee *t, uint64_t deadline_ns, struct tracee_stop *ret_
         tracee_relax(start);
     }
     t->stopped = ret_stop->event != TRACEE_GONE;
+    (void)FAULT_POINT("stop", (int)ret_stop->event);
     if (!t->stopped)
         t->seized = false;
     if (ret_stop->event == TRACEE_CLONE) {
@@ -304,6 +309,9 @@ static int tracee_poke(struct tracee *t, raddr_t at, const unsigned char *buf, s
 
 int tracee_write(struct tracee *t, raddr_t at, const void *buf, size_t len)
 {
+    int fault = FAULT_POINT("write", 0);
+    if (fault)
+        return fault;
     ssize_t n = pwrite(t->mem_fd, buf, len, (off_t)at);
     if (n > 0 && (size_t)n == len)
         return 0;

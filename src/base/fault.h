@@ -1,0 +1,23 @@
+/* Fault points: places where a test build dies, stops or fails on demand. A build
+ * without MP_FAULTS has no code of it. `make campaign-faults` goes through all of them.
+ *
+ * $MEMPULSE_FAULT is NAME-KIND#N:ACTION: at the Nth passage of the point NAME of that
+ * KIND (a ptrace request, a message type, 0).
+ *   kill    SIGKILL, to the whole launcher
+ *   stop    SIGSTOP
+ *   fail    the step fails with EIO, where its place heeds that
+ *   enomem  malloc-0#N: that allocation fails; malloc-0#N+: that and all later ones
+ * $MEMPULSE_FAULT_LIST names a file to which each passage is added as NAME-KIND#N, and at
+ * the end malloc-0#COUNT. */
+#ifndef MP_FAULT_H
+#define MP_FAULT_H
+
+#ifdef MP_FAULTS
+/* 0, or a negative errno that the caller returns as its step's result. */
+int fault_point(const char *name, int kind);
+#define FAULT_POINT(name, kind) fault_point(name, kind)
+#else
+#define FAULT_POINT(name, kind) 0
+#endif
+
+#endif

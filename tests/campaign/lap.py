@@ -1,0 +1,331 @@
+"""A lap: one target, many sessions, and what it says of itself at the end.
+
+A lap yields rows for the file of results: one for each session, one for the lap.
+A target is `harmed` when it died, its own account is not that of an undisturbed run, it
+no longer answers, or something of ours is in it at the end."""
+import ctypes
+import json
+import os
+import random
+import signal
+import subprocess
+import tempfile
+import time
+
+import harness
+import procfs
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TARGET = os.path.join(HERE, "targets", "campaign.py")
+PR_SET_PDEATHSIG = 1
+DURATION = "30ms"
+KILL_WITHIN = 0.045   # seconds: most launchers are hooked after 20 ms
+LEASE = 9.0           # MP_GO_WAIT_MS (5 s, for a launcher's first byte) and what a loaded machine adds
+EMPTY = 0.5           # for a thread that was told to clone, to have done so
+ANSWER = 60           # for a busy target on a busy machine
+NOISE_STEPS = 12      # of `registers`: about as long as a session
+TEXT_KEPT = 700
+ACTIONS = ("inject", "lines", "kill", "elsewhere", "two")
+WEIGHTS = (8, 2, 2, 2, 1)
+libc = ctypes.CDLL(None)
+
+
+def die_with_us():
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def descendant(pid):
+    """The process at the end of a chain of only children: unshare's fork."""
+    while True:
+        try:
+            children = procfs.read(pid, "task/%d/children" % pid).split()
+        except OSError:
+            return pid
+        if len(children) != 1:
+            return pid
+        pid = int(children[0])
+
+
+class Target(harness.Target):
+    """As the live tests', but started by a command before it, with a process that may be
+    that command's child, and perhaps without a leader."""
+
+    def __init__(self, lap):
+        state, interpreter = lap.state, lap.interpreter
+        prefix = list(state.prefix(lap) if callable(state.prefix) else state.prefix)
+        extra = state.env(lap) if callable(state.env) else state.env
+        to_target, self.to = os.pipe()
+        self.fro, from_target = os.pipe()
+        self.stdio = tempfile.TemporaryFile()
+        argv = prefix + [interpreter.path, "-B", interpreter.inside or TARGET, state.target, str(to_target), str(from_target)]
+        env = dict(harness.target_environment(), CAMPAIGN_HELPERS=lap.helpers, **extra)
+        if interpreter.inside:
+            env["CAMPAIGN_TARGETS"] = env["CAMPAIGN_HELPERS"] = os.path.dirname(interpreter.inside)
+        if state.name == "leader_gone":
+            argv[argv.index(state.target)] = "leader_gone"
+        self.process = harness.spawn(argv, pass_fds=(to_target, from_target), stdin=subprocess.DEVNULL, stdout=self.stdio,
+                                     stderr=self.stdio, env=env, preexec_fn=die_with_us)
+        os.close(to_target)
+        os.close(from_target)
+        self.reader, self.state, self.account, self.hello, self.pid = harness.LineReader(self.fro), state.name, None, {}, self.process.pid
+        try:
+            self.hello = self.answer(ANSWER)
+            if "skip" in self.hello:
+                raise harness.Skip(self.hello["skip"])
+            self.pid = descendant(self.process.pid) if "unshare" in prefix[:1] else self.process.pid
+            self.before = procfs.Snapshot(self.seen())
+            self.run()
+        except AssertionError as failure:
+            self.close()
+            raise harness.Skip("it did not start: %s" % str(failure)[-TEXT_KEPT:])
+        except BaseException:
+            self.close()
+            raise
+
+    def seen(self):
+        """The thread through which /proc shows the process: a leader that has ended has no maps."""
+        return self.pid if procfs.alive(self.pid) else max(procfs.tasks(self.pid))
+
+    def close(self):
+        if self.pid != self.process.pid:
+            try:
+                os.kill(self.pid, signal.SIGKILL)
+            except OSError:
+                pass
+        super().close()
+
+    def answer(self, seconds=ANSWER):
+        return super().answer(seconds)
+
+    def pause(self):
+        harness.check(self.ask("pause").get("paused"), "the target does not pause")
+        return procfs.Snapshot(self.seen())
+
+
+class Lap:
+    def __init__(self, number, state, interpreter, binary, helpers, folder, sessions, deadline, seed):
+        self.number, self.state, self.interpreter, self.binary = number, state, interpreter, binary
+        self.helpers, self.folder, self.sessions, self.deadline = helpers, folder, sessions, deadline
+        self.random = random.Random(seed)
+        self.before_exec = die_with_us
+        self.ends = []
+        self.target = None
+
+    def on_end(self, function):
+        self.ends.append(function)
+
+    def row(self, kind, **fields):
+        return dict(fields, t=kind, state=self.state.name, python=self.interpreter.name, lap=self.number)
+
+    def run(self):
+        """Yields rows. A state that can't be had here gives a single row, `skip`."""
+        begin, done = time.monotonic(), 0
+        harms, refused = [], 0
+        try:
+            with Target(self) as self.target:
+                with self.around():
+                    while done < self.sessions and time.monotonic() < self.deadline and self.target.process.poll() is None:
+                        for row in self.session():
+                            done += 1
+                            refused += row["code"] in (4, 5, 6, 8)
+                            yield row
+                harms = self.judge()
+        except harness.Skip as reason:
+            yield self.row("skip", why=str(reason))
+            return
+        except AssertionError as failure:
+            harms.append(str(failure))
+        except OSError as error:
+            harms.append("%s: %s" % (type(error).__name__, error))
+        finally:
+            for end in self.ends:
+                end()
+        fields = dict(sessions=done, refused=refused, seconds=round(time.monotonic() - begin, 3), harms=[h[-3 * TEXT_KEPT:] for h in harms])
+        yield self.row("lap", **fields, **self.growth())
+
+    def around(self):
+        return self.state.after(self, self.target) if self.state.after else open(os.devnull)
+
+    # --- the end ---------------------------------------------------------------------------
+
+    def judge(self):
+        """What is wrong with the target, as it says itself and as it looks from outside."""
+        target, found = self.target, []
+        if target.process.poll() is not None:
+            return ["it ended with status %s: %s" % (target.process.returncode, target.said()[-TEXT_KEPT:])]
+        self.launch("detach", "--wait", "10s")
+        self.after = target.pause()
+        found += ["left: " + line for line in procfs.compare(target.before, self.after)]
+        try:
+            target.stop()
+        except AssertionError as failure:
+            found.append(str(failure))
+        return found
+
+    def growth(self):
+        target, after = self.target, getattr(self, "after", None)
+        if not after:
+            return {}
+        return {"maps_grew": len(after.maps) - len(target.before.maps), "rss_grew": after.rss - target.before.rss,
+                "longest_step_ns": (target.account or {}).get("longest_step_ns")}
+
+    # --- sessions ----------------------------------------------------------------------------
+
+    def session(self):
+        actions = self.state.actions or ACTIONS
+        action = self.random.choices(actions, [WEIGHTS[ACTIONS.index(a)] for a in actions])[0]
+        watched = self.state.target == "registers" and action == "inject"
+        if watched:
+            self.target.ask("gap")
+        rows = getattr(self, "do_" + action)()
+        if watched:  # the gap of a session, and that of about the same time without one
+            rows[0]["gap_ns"] = self.target.ask("gap")["gap"]
+            self.target.work(NOISE_STEPS)
+            rows[0]["noise_ns"] = self.target.ask("gap")["gap"]
+        return rows
+
+    def launch(self, command, *options):
+        return harness.run(self.binary, command, "-p", self.target.pid, *options)
+
+    def start(self, action, *options):
+        """A launcher with its output in a file of its own."""
+        path = os.path.join(self.folder, "%d-%d.ndjson" % (self.number, self.random.randrange(1 << 30)))
+        launcher = harness.Launcher(self.binary, "inject", "-p", self.target.pid, "--json", "-o", path, *options)
+        launcher.path, launcher.begin, launcher.hooked, launcher.action = path, time.monotonic(), None, action
+        return launcher
+
+    def wait_hooked(self, launcher):
+        """Reads what it says up to its banner or its end. True: it is attached."""
+        while launcher.hooked is None:
+            line = launcher.reader.line(ANSWER)
+            if line is None:
+                return False
+            launcher.err.append(line)
+            if launcher.BANNER in line:
+                launcher.hooked = time.monotonic() - launcher.begin
+        return True
+
+    def end(self, launcher, allowed=None):
+        """Waits for it; the session's row."""
+        self.wait_hooked(launcher)
+        result = launcher.result(ANSWER)
+        row = self.row("session", action=launcher.action, code=result.code, **read_stream(launcher.path))
+        if launcher.hooked is not None:
+            row["hooked_ns"] = int(launcher.hooked * 1e9)
+        allowed = tuple(allowed or self.state.codes)
+        if self.stays():
+            allowed += (10,)
+        name, unchanged = read_error(result.err)
+        if name:
+            row["error"] = name
+        if result.code in (4, 5, 6, 8) and unchanged is False:
+            row["changed"] = True
+        if result.code not in allowed or row.get("changed"):
+            row["failure"] = result.err[-TEXT_KEPT:]
+        return row
+
+    def stays(self):
+        return self.state.thunk_stays and not self.interpreter.monitoring
+
+    def simple(self, action, *options):
+        with self.start(action, *options) as launcher:
+            return [self.end(launcher)]
+
+    def do_inject(self):
+        return self.simple("inject", "-d", DURATION)
+
+    def do_lines(self):
+        return self.simple("lines", "-d", DURATION, "--lines")
+
+    def do_kill(self):
+        """The launcher is killed at any moment; the agent leaves by itself, or `detach`,
+        from another terminal, takes away what stands there."""
+        with self.start("kill", "-d", "60s") as launcher:
+            try:
+                launcher.process.wait(self.random.uniform(0, KILL_WITHIN))
+            except subprocess.TimeoutExpired:
+                pass
+            launcher.signal(signal.SIGKILL)
+            launcher.process.wait()
+            row = self.row("session", action="kill", code=launcher.process.returncode)
+            remove(launcher.path)
+        if self.random.random() < 0.5:
+            swept = self.launch("detach", "--wait", "5s")
+            row["swept"] = swept.code
+        begin = time.monotonic()
+        left = self.leaves()
+        row["lease_ns"] = int((time.monotonic() - begin) * 1e9)
+        if left:  # in an empty mapping nobody runs; see launcher_killed_early in the live tests
+            row["swept"] = self.launch("detach", "--wait", "5s").code
+            left = procfs.ours(self.target.seen())
+        if left:
+            row["failure"] = "after SIGKILL: " + "; ".join(left)[:TEXT_KEPT]
+        return [row]
+
+    def leaves(self):
+        """What is left when nothing changes any more. An empty mapping stays: it is not
+        waited for as long as an agent is."""
+        begin = time.monotonic()
+        left = procfs.ours(self.target.seen())
+        while left and time.monotonic() - begin < (EMPTY if only_empty_region(left) else LEASE):
+            time.sleep(0.01)
+            left = procfs.ours(self.target.seen())
+        return left
+
+    def do_elsewhere(self):
+        with self.start("elsewhere", "-d", "60s") as launcher:
+            if not self.wait_hooked(launcher):
+                return [self.end(launcher)]
+            detached = self.launch("detach", "--wait", "5s")
+            row = self.end(launcher)
+        row["detach"] = detached.code
+        if detached.code not in (0, 10) or (detached.code == 10 and not self.stays()):
+            row["failure"] = detached.err[-TEXT_KEPT:]
+        return [row]
+
+    def do_two(self):
+        """At the same moment: both are told the truth, and the target has one agent at most."""
+        with self.start("two", "-d", DURATION) as one, self.start("two", "-d", DURATION) as other:
+            allowed = tuple(self.state.codes) + (6,)
+            return [self.end(one, allowed), self.end(other, allowed)]
+
+
+def only_empty_region(left):
+    """A mapping without a name of ours: nobody runs there."""
+    return all("r-xp" in line and not procfs.OURS.search(line) for line in left)
+
+
+def remove(path):
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
+
+
+def read_stream(path):
+    """What meta and end say of a session."""
+    found = {}
+    try:
+        with open(path, "rb") as file:
+            meta = json.loads(file.readline())
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 65536))
+            end = json.loads(file.read().splitlines()[-1].decode())
+        found = {"pause_ns": meta["pause_ns"], "attempts": meta["attempts"], "clean": end.get("clean"), "reason": end.get("reason"),
+                 "lost": end.get("lost"), "records": end.get("records")}
+    except (OSError, ValueError, KeyError, IndexError):
+        pass
+    remove(path)
+    return found
+
+
+def read_error(err):
+    """(name, changed_target is False) of the JSON object, if there is one."""
+    for line in err.splitlines():
+        if line.startswith("{"):
+            try:
+                told = json.loads(line)
+                return told.get("code"), not told.get("changed_target", False)
+            except ValueError:
+                pass
+    return None, None

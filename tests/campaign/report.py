@@ -1,0 +1,267 @@
+"""docs/reliability.md from the file of results: what was tried, and what came of it."""
+import collections
+import json
+import os
+
+import table
+
+TOLD = 12  # failures that are quoted
+
+
+def read_rows(path):
+    """Rows of the file; a line that a killed run cut is passed over."""
+    if not os.path.exists(path):
+        return
+    with open(path) as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                pass
+
+
+def percentile(ordered, share):
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else None
+
+
+def us(ns):
+    return "" if ns is None else "%d" % round(ns / 1000.0)
+
+
+def ms(ns):
+    return "" if ns is None else "%d" % round(ns / 1e6)
+
+
+def three(values, spell):
+    ordered = sorted(values)
+    return [spell(percentile(ordered, 0.5)), spell(percentile(ordered, 0.99)), spell(ordered[-1] if ordered else None)]
+
+
+class Sum:
+    """What is told of a set of sessions."""
+
+    def __init__(self):
+        self.sessions = self.refused = self.failures = self.residue = self.killed = self.swept = 0
+        self.pauses, self.hooked, self.retries, self.gaps, self.noise = [], [], [], [], []
+        self.codes = collections.Counter()
+        self.laps = self.harmed = 0
+        self.pythons, self.longest = set(), 0
+
+    def session(self, row):
+        self.sessions += 1
+        self.pythons.add(row["python"])
+        self.codes["%s%s" % (row["code"], " " + row["error"] if "error" in row else "")] += 1
+        self.refused += row["code"] in (4, 5, 6, 8)
+        self.failures += "failure" in row
+        self.residue += row["code"] == 10
+        self.killed += row["action"] == "kill"
+        for name, values in (("pause_ns", self.pauses), ("hooked_ns", self.hooked), ("gap_ns", self.gaps), ("noise_ns", self.noise)):
+            if row.get(name) is not None:
+                values.append(row[name])
+        if row.get("attempts"):
+            self.retries.append(row["attempts"] - 1)
+
+    def lap(self, row):
+        self.laps += 1
+        self.harmed += bool(row["harms"])
+        self.longest = max(self.longest, row["sessions"])
+
+
+class Book:
+    """All rows, sorted."""
+
+    def __init__(self, rows):
+        self.total, self.states, self.pythons = Sum(), collections.defaultdict(Sum), collections.defaultdict(Sum)
+        self.actions = collections.defaultdict(Sum)
+        self.runs, self.bad, self.skips, self.faults, self.fault_laps = [], [], {}, [], []
+        for row in rows:
+            self.take(row)
+
+    def take(self, row):
+        kind = row["t"]
+        if kind == "run":
+            self.runs.append(row)
+        elif kind == "fault":
+            self.faults.append(row)
+        elif kind == "skip":
+            self.skips[row["state"], row["python"]] = row["why"]
+        elif kind == "session":
+            for one in (self.total, self.states[row["state"]], self.pythons[row["python"]], self.actions[row["action"]]):
+                one.session(row)
+        elif kind == "lap":
+            for one in (self.total, self.states[row["state"]], self.pythons[row["python"]]):
+                one.lap(row)
+        if row.get("failure") or row.get("harms"):
+            self.bad.append(row)
+
+
+def line(*cells):
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def head(*cells):
+    return [line(*cells), line(*["---"] * len(cells))]
+
+
+FIGURES = ("sessions", "targets", "refused", "failed", "harmed", "left", "pause p50", "p99", "max (us)", "hooked p50", "p99", "max (ms)",
+           "stops again: mean", "most")
+
+
+def figures(one):
+    retries = ("%.2f" % (sum(one.retries) / len(one.retries)), max(one.retries)) if one.retries else ("", "")
+    return [one.sessions, one.laps, one.refused or "", one.failures or "", one.harmed or "", one.residue or ""] + \
+        three(one.pauses, us) + three(one.hooked, ms) + list(retries)
+
+
+def tell_total(book):
+    t = book.total
+    yield "**%d sessions on %d targets: %d failed, %d targets harmed.** " % (t.sessions, t.laps, t.failures, t.harmed) + \
+        "%d were refused, as they should be, with nothing changed; in %d the launcher was SIGKILLed at a random moment; " % (t.refused, t.killed) + \
+        "the target that lived longest saw %d sessions." % t.longest
+    yield ""
+    if t.pauses:
+        yield "A target stood still for p50 %s us, p99 %s us, at most %s us; from the launcher's start to HOOKED took p50 %s ms, p99 %s ms, at most %s ms." \
+            % tuple(three(t.pauses, us) + three(t.hooked, ms))
+        yield ""
+    if t.gaps:
+        yield "Seen from inside, in a target that does nothing but read the clock (`registers`): the largest gap in a session's time has p50 %s us, " \
+            "p99 %s us, at most %s us; in a step without a session p50 %s us, p99 %s us, at most %s us, which is the machine's own noise." \
+            % tuple(three(t.gaps, us) + three(t.noise, us))
+        yield ""
+
+
+def tell_machine(book):
+    yield "## Where"
+    yield ""
+    seen = []
+    for run in book.runs:
+        text = "%s, commit %s%s; %d CPUs (%s), %.0f GiB; Linux %s, %s; %s" % (
+            run["version"], run["commit"], " with changes" if run["changed"] else "", run["cpus"], run["cpu"],
+            run["memory_kb"] / 1048576.0, run["kernel"], run["libc"], run["date"])
+        if text not in seen:
+            seen.append(text)
+            yield "- " + text
+    yield ""
+
+
+def tell_table(title, rows):
+    yield from head(title, *FIGURES)
+    for name, one in rows:
+        yield line(name, *figures(one))
+    yield ""
+
+
+def tell_states(book):
+    yield "## By state"
+    yield ""
+    yield "The names are those of `tests/campaign/table.py`; `%s` and so on run a part: `make campaign CAMPAIGN=\"--only NAME,NAME\"`." % table.STATES[0].name
+    yield ""
+    group = None
+    for state in table.STATES:
+        if state.name not in book.states:
+            continue
+        if state.group != group:
+            group = state.group
+            yield ""
+            yield "### " + group[0].upper() + group[1:]
+            yield ""
+            yield from head("state", *FIGURES)
+        yield line(state.name, *figures(book.states[state.name]))
+    yield ""
+
+
+def tell_codes(book):
+    yield "## By exit code"
+    yield ""
+    yield "-9 is a launcher that was killed. Codes and names: exit-codes.md."
+    yield ""
+    yield from head("exit code", "sessions")
+    for code, count in sorted(book.total.codes.items(), key=lambda item: -item[1]):
+        yield line(code, count)
+    yield ""
+
+
+def tell_skips(book):
+    tried = set(book.states)
+    never = [s for s in table.STATES if s.name not in tried]
+    whys = collections.defaultdict(set)
+    for (state, python), why in book.skips.items():
+        whys[state, " ".join(why.split())[:160]].add(python)
+    if not whys and not never:
+        return
+    yield "## Skipped"
+    yield ""
+    for (state, why), pythons in sorted(whys.items()):
+        yield "- %s (%s): %s" % (state, ", ".join(sorted(pythons)), why)
+    for state in never:
+        if state.name not in {name for name, _ in book.skips}:
+            yield "- %s: %s" % (state.name, "no such interpreter here" if state.pythons else "not reached in the time")
+    yield ""
+
+
+def tell_faults(book):
+    if not book.faults:
+        return
+    yield "## Faults"
+    yield ""
+    yield "A build with fault points (`src/base/fault.h`): the launcher is killed, stopped for 0.3 s or told that the step failed, at each passage of " \
+        "each point; and an allocation of its own fails, once or from there on. Afterwards the target answers, nothing of ours is left " \
+        "(`swept`: by `detach`; else by itself, within the lease), and the next injection works. A number of passages is that of all interpreters together."
+    yield ""
+    sums = collections.defaultdict(list)
+    for row in book.faults:
+        sums[row["point"], row["action"]].append(row)
+    yield from head("point", "action", "tried", "exit codes", "swept", "failed")
+    for (point, action), rows in sorted(sums.items()):
+        codes = collections.Counter(row["code"] for row in rows)
+        yield line(point, action, len(rows), ", ".join("%s: %d" % item for item in codes.most_common()),
+                   sum("swept" in row for row in rows) or "", sum("failure" in row for row in rows) or "")
+    yield ""
+
+
+def tell_bad(book):
+    if not book.bad:
+        return
+    yield "## What went wrong"
+    yield ""
+    yield "%d in all; the first %d:" % (len(book.bad), min(TOLD, len(book.bad)))
+    yield ""
+    for row in book.bad[:TOLD]:
+        text = row.get("failure") or "; ".join(row["harms"])
+        yield "- %s on %s, %s: `%s`" % (row["state"], row["python"], row.get("action", "**harmed**"), " ".join(text.split())[:400].replace("`", "'"))
+    yield ""
+
+
+INTRODUCTION = """# Reliability
+
+Written by `make campaign` from its own results; not by hand. To see it for yourself:
+
+    make campaign BUDGET=60              # minutes; goes on where it was stopped
+    make campaign-faults BUDGET=30
+
+Each target is a Python program in one of the states below that checks itself: a running
+checksum of all it computes, EINTR counted around blocking calls made straight through
+ctypes, signals sent and received, values in integer, float and vector registers, its
+stdio, which must stay empty. A target lives for up to some hundred sessions and is
+compared from outside with what it was before the first: mappings, descriptors, threads,
+signal masks. It is *harmed* when it died, computed another value, lost a signal, saw an
+EINTR, no longer answers, or has something of ours in it at the end. A session *failed*
+when it ended with an exit code that its state does not allow, or changed what it refused.
+
+A session is one of: inject and detach after 30 ms; the same with `--lines`; SIGKILL of the
+launcher at a random moment; `detach` from elsewhere; two launchers at once. The pause is
+the launcher's own figure. The machine is busy meanwhile: as many targets as it has CPUs,
+each with its launcher."""
+
+
+def write(results, output):
+    book = Book(read_rows(results))
+    lines = [INTRODUCTION, ""]
+    for part in (tell_total, tell_bad, tell_machine, tell_states):
+        lines += part(book)
+    lines += ["## By interpreter", ""] + list(tell_table("interpreter", sorted(book.pythons.items())))
+    lines += ["## By action", ""] + list(tell_table("action", sorted(book.actions.items())))
+    for part in (tell_codes, tell_faults, tell_skips):
+        lines += part(book)
+    with open(output, "w") as file:
+        file.write("\n".join(lines).rstrip() + "\n")

@@ -1,0 +1,282 @@
+#!/usr/bin/python3
+"""run.py [--budget MINUTES] [--only STATE,...] [--python NAME,...] [--faults] [--report]
+[--jobs N] [--count N]: the campaign. BUILD names the folder of the binary.
+
+Puts targets into every state of table.py, on every interpreter found, and injects them
+hundreds of times each; results are appended to $BUILD/campaign/results.jsonl as they
+come. A run that was stopped goes on where the file ends: the state with the fewest
+sessions is always next. Then docs/reliability.md is written from the whole file
+(--output for another place). Exits 1 when a target was harmed or a session failed."""
+import argparse
+import collections
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+sys.path.insert(0, os.path.join(ROOT, "tests", "live"))
+
+import harness
+import faults
+import lap
+import report
+import setup
+import table
+
+FIRST_LAP, LONG_LAP = 12, 300  # sessions: all states soon, then targets that live long
+FIRST_SECONDS, LONG_SECONDS = 20, 60
+ROOTS = os.environ.get("CAMPAIGN_ROOTS", "/tmp/roots")
+
+
+class Results:
+    """The file of results, and what it says so far."""
+
+    def __init__(self, path):
+        self.path, self.lock = path, threading.Lock()
+        self.done = collections.Counter()
+        self.laps = 0
+        for row in report.read_rows(path):
+            self.note(row)
+        self.file = open(path, "a")
+
+    def note(self, row):
+        if row["t"] == "session":
+            self.done[row["state"], row["python"]] += 1
+        self.laps = max(self.laps, row.get("lap", 0))
+
+    def add(self, row):
+        with self.lock:
+            self.note(row)
+            self.file.write(json.dumps(row, sort_keys=True) + "\n")
+            self.file.flush()
+
+    def next_lap(self):
+        with self.lock:
+            self.laps += 1
+            return self.laps
+
+
+class Schedule:
+    """Which cell is next: the one with the fewest sessions that nobody is at."""
+
+    def __init__(self, cells, results):
+        self.cells, self.results, self.lock = cells, results, threading.Lock()
+        self.taken, self.skipped = set(), set()
+        self.costly = False
+        self.order = {cell: n for n, cell in enumerate(cells)}
+
+    def key(self, cell):
+        return self.results.done[cell[0].name, cell[1].name], self.order[cell]
+
+    def take(self):
+        with self.lock:
+            free = [c for c in self.cells if c not in self.taken and c not in self.skipped and not (self.costly and c[0].costly)]
+            if not free:
+                return None
+            cell = min(free, key=self.key)
+            self.taken.add(cell)
+            self.costly = self.costly or cell[0].costly
+            return cell
+
+    def give(self, cell, skipped):
+        with self.lock:
+            self.taken.discard(cell)
+            if cell[0].costly:
+                self.costly = False
+            if skipped:
+                self.skipped.add(cell)
+
+
+def cells_of(states, interpreters):
+    """Neighbours in the list are of different states and interpreters."""
+    found = []
+    for shift, state in enumerate(states):
+        kind = [i for i in interpreters if i.kind == state.pythons and (not state.least or i.version >= state.least)]
+        found += [((k + shift) % max(1, len(kind)), shift, (state, i)) for k, i in enumerate(kind)]
+    return [cell for _, _, cell in sorted(found, key=lambda entry: entry[:2])]
+
+
+# --- interpreters ----------------------------------------------------------------------------
+
+def dress(interpreter, kind=None, root=None, inside=None):
+    interpreter.kind, interpreter.root, interpreter.inside = kind, root, inside
+    return interpreter
+
+
+def find_roots(helpers):
+    """Other roots with a Python of their own; the targets are copied into them."""
+    found = []
+    for name in sorted(os.listdir(ROOTS)) if os.path.isdir(ROOTS) else []:
+        root = os.path.join(ROOTS, name)
+        if os.geteuid() or not os.path.exists(os.path.join(root, "usr/bin/python3")):
+            continue
+        inside = "tmp/mempulse-campaign"
+        folder = os.path.join(root, inside)
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(os.path.join(HERE, "targets"), folder)
+        for script in os.listdir(harness.TARGETS):
+            if script.endswith(".py"):
+                shutil.copy(os.path.join(harness.TARGETS, script), folder)
+        try:
+            version = subprocess.check_output(["chroot", root, "/usr/bin/python3", "-c", "import sys; print(*sys.version_info[:2])"], timeout=30)
+        except (OSError, subprocess.SubprocessError):
+            continue
+        interpreter = harness.Interpreter("/usr/bin/python3", "root-" + name, tuple(map(int, version.split())))
+        found.append(dress(interpreter, "root", root, "/%s/campaign.py" % inside))
+    return found
+
+
+def interpreters_here(helpers, names):
+    found = [dress(i) for i in harness.find_interpreters()[0]]
+    venv = os.path.join(helpers, "venv", "bin", "python3")
+    if os.path.exists(venv):
+        found += [dress(i, "venv") for i in [harness.probe(venv, "venv")] if i]
+    found += find_roots(helpers)
+    return [i for i in found if not names or i.name in names or i.name.replace("py", "") in names]
+
+
+# --- the machine -------------------------------------------------------------------------------
+
+def first(pattern, path):
+    with open(path) as file:
+        return next((line.partition(":")[2].strip() for line in file if line.startswith(pattern)), "unknown")
+
+
+def git(*words):
+    done = subprocess.run(("git", "-C", ROOT) + words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return done.stdout.decode().strip()
+
+
+def machine(binary):
+    return {"t": "run", "commit": git("rev-parse", "--short", "HEAD"), "changed": bool(git("status", "--porcelain", "src", "payload", "include")),
+            "kernel": platform.release(), "cpu": first("model name", "/proc/cpuinfo"), "cpus": os.cpu_count(),
+            "memory_kb": int(first("MemTotal", "/proc/meminfo").split()[0]), "libc": " ".join(platform.libc_ver()),
+            "version": subprocess.check_output([binary, "--version"]).decode().strip(), "date": time.strftime("%Y-%m-%d")}
+
+
+# --- working -----------------------------------------------------------------------------------
+
+class Campaign:
+    def __init__(self, options, binary, helpers, folder, results):
+        self.options, self.binary, self.helpers, self.folder, self.results = options, binary, helpers, folder, results
+        self.deadline = time.monotonic() + 60 * options.budget
+        self.bad = self.sessions = 0
+
+    def run_cell(self, cell):
+        """One lap. True: this state can't be had here."""
+        state, interpreter = cell
+        young = self.results.done[state.name, interpreter.name] < FIRST_LAP
+        count, seconds = (FIRST_LAP, FIRST_SECONDS) if young else (self.options.count or LONG_LAP, LONG_SECONDS)
+        number = self.results.next_lap()
+        one = lap.Lap(number, state, interpreter, self.binary, self.helpers, self.folder, count,
+                      min(self.deadline, time.monotonic() + seconds), "%d %s" % (number, time.time()))
+        skipped = False
+        for row in one.run():
+            self.results.add(row)
+            self.tell(row)
+            skipped = skipped or row["t"] == "skip"
+        return skipped
+
+    def tell(self, row):
+        self.sessions += row["t"] in ("session", "fault")
+        bad = row.get("failure") or row.get("harms")
+        if bad:
+            self.bad += 1
+            print("%s on %s: %s: %s" % (row["state"], row["python"], row.get("action", "TARGET HARMED"), bad), flush=True)
+        if self.options.verbose and row["t"] != "session":
+            print(json.dumps(row), flush=True)
+
+    def work(self, schedule):
+        while time.monotonic() < self.deadline:
+            cell = schedule.take()
+            if cell is None:
+                if not schedule.taken:
+                    return
+                time.sleep(0.2)
+                continue
+            skipped = True
+            try:
+                skipped = self.run_cell(cell)
+            finally:
+                schedule.give(cell, skipped)
+
+    def run(self, cells):
+        schedule = Schedule(cells, self.results)
+        threads = [threading.Thread(target=self.work, args=(schedule,)) for _ in range(self.options.jobs)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def leave(number, frame):
+    """Stopped: what was started is killed; the results are in their file."""
+    harness.kill_all()
+    os._exit(128 + number)
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--budget", type=float, default=30, help="minutes")
+    parser.add_argument("--only", default="", help="states, with commas; a name of a group too")
+    parser.add_argument("--python", default="", help="interpreters, with commas: 3.12, system, venv, root-NAME")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--count", type=int, default=0, help="sessions of a long lap")
+    parser.add_argument("--faults", action="store_true", help="the fault points instead of the states (make campaign-faults)")
+    parser.add_argument("--report", action="store_true", help="only write the page")
+    parser.add_argument("--results", default="", help="the file of results")
+    parser.add_argument("--output", default=os.path.join(ROOT, "docs", "reliability.md"))
+    parser.add_argument("-v", dest="verbose", action="store_true")
+    return parser.parse_args()
+
+
+def chosen(only):
+    names = [name for name in only.split(",") if name]
+    unknown = set(names) - {s.name for s in table.STATES} - {s.group for s in table.STATES}
+    if unknown:
+        sys.exit("no such state: %s; there are: %s" % (", ".join(unknown), ", ".join(s.name for s in table.STATES)))
+    return [s for s in table.STATES if not names or s.name in names or s.group in names]
+
+
+def main():
+    options = parse()
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, leave)
+    build = os.path.join(ROOT, os.environ.get("BUILD", "build"))
+    helpers = os.path.join(build, "campaign")
+    results_path = options.results or os.path.join(helpers, "results.jsonl")
+    if options.report:
+        report.write(results_path, options.output)
+        return 0
+    source = os.path.join(build, "faults" if options.faults else "", "mempulse")
+    if not os.access(source, os.X_OK):
+        sys.exit("there is no %s: run make campaign" % source)
+    setup.prepare(helpers, True)
+    results = Results(results_path)
+    folder = tempfile.mkdtemp(prefix="mp-campaign-")
+    binary = shutil.copy(source, folder)  # a build meanwhile must not change what is tried
+    try:
+        results.add(machine(binary))
+        interpreters = interpreters_here(helpers, [n for n in options.python.split(",") if n])
+        campaign = Campaign(options, binary, helpers, folder, results)
+        if options.faults:
+            faults.run(campaign, interpreters)
+        else:
+            campaign.run(cells_of(chosen(options.only), interpreters))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    report.write(results_path, options.output)
+    print("%d sessions, %d failures or harms; %s" % (campaign.sessions, campaign.bad, options.output))
+    return 1 if campaign.bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""setup.py FOLDER [--packages]: what the campaign's targets need beside Python. Compiles
+the helper libraries; with --packages also fetches allocators (apt-get download, unpacked,
+not installed) and a venv with other people's packages (pip). What can't be had is left
+out: the states that need it are skipped by name."""
+import glob
+import os
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "live"))
+
+import harness
+
+SOURCES = os.path.join(HERE, "targets")
+SECONDS = 300
+ALLOCATORS = {"libjemalloc.so.2": "libjemalloc2", "libtcmalloc_minimal.so.4": "libtcmalloc-minimal4"}
+PACKAGES = ("uvloop", "gevent", "coverage", "debugpy", "numpy", "setuptools")
+VENV = (3, 12)  # the interpreter that gets the packages, else the newest
+
+
+def call(*argv, **options):
+    """True when it succeeded."""
+    try:
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=SECONDS, **options)
+    except (OSError, subprocess.SubprocessError) as error:
+        print("campaign: %s: %s" % (argv[0], error), file=sys.stderr)
+        return False
+    if done.returncode:
+        print("campaign: %s failed: %s" % (" ".join(argv[:4]), done.stdout.decode("utf-8", "replace")[-400:]), file=sys.stderr)
+    return done.returncode == 0
+
+
+def compile_helpers(folder):
+    for name, libs in (("helper", ["-lpthread", "-ldl"]), ("small", [])):
+        source, out = os.path.join(SOURCES, name + ".c"), os.path.join(folder, name + ".so")
+        if not os.path.exists(out) or os.path.getmtime(out) < os.path.getmtime(source):
+            call(os.environ.get("CC", "gcc"), "-O2", "-g", "-shared", "-fPIC", "-o", out, source, *libs)
+
+
+def compile_framehook(folder, interpreter):
+    """With this interpreter's own headers, where it has them."""
+    out = os.path.join(folder, "framehook-%d.%d" % interpreter.version)
+    if interpreter.version < (3, 9) or glob.glob(out + "/*.so"):
+        return
+    include = subprocess.check_output([interpreter.path, "-c", "import sysconfig; print(sysconfig.get_paths()['include'])"]).decode().strip()
+    if not os.path.exists(os.path.join(include, "Python.h")):
+        return
+    os.makedirs(out, exist_ok=True)
+    call(os.environ.get("CC", "gcc"), "-O2", "-shared", "-fPIC", "-I", include, "-I", os.path.join(include, "internal"),
+         "-o", os.path.join(out, "framehook.so"), os.path.join(SOURCES, "framehook.c"))
+
+
+def fetch_allocators(folder):
+    for library, package in ALLOCATORS.items():
+        if os.path.exists(os.path.join(folder, library)):
+            continue
+        if not call("apt-get", "download", package, cwd=folder):
+            continue
+        for deb in glob.glob(os.path.join(folder, package + "_*.deb")):
+            unpacked = os.path.join(folder, package)
+            call("dpkg-deb", "-x", deb, unpacked)
+            for found in glob.glob(os.path.join(unpacked, "usr", "lib", "*", library)):
+                os.symlink(found, os.path.join(folder, library))
+
+
+def make_venv(folder, interpreters):
+    venv = os.path.join(folder, "venv")
+    if os.path.exists(venv):
+        return
+    by_version = {i.version: i for i in interpreters}
+    base = by_version.get(VENV) or by_version[max(by_version)]
+    if call(base.path, "-m", "venv", venv):
+        for package in PACKAGES:
+            call(os.path.join(venv, "bin", "python3"), "-m", "pip", "install", "-q", "--only-binary", ":all:", package)
+
+
+def prepare(folder, packages):
+    os.makedirs(folder, exist_ok=True)
+    interpreters = harness.find_interpreters()[0]
+    compile_helpers(folder)
+    for interpreter in interpreters:
+        compile_framehook(folder, interpreter)
+    if packages:
+        fetch_allocators(folder)
+        make_venv(folder, interpreters)
+
+
+if __name__ == "__main__":
+    prepare(sys.argv[1], "--packages" in sys.argv)

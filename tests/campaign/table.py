@@ -1,0 +1,175 @@
+"""The states a target is put in: one row each.
+
+codes     exit codes of `inject` that the state allows; anything else is a failure
+prefix    a command before the interpreter's, or a function of the lap that gives one
+after     what is done to the running target, and undone at the end (a context manager)
+pythons   None: every interpreter; "venv": the one with other people's packages; "root":
+          those of other roots
+seconds   of one lap at most; costly: only one such lap at a time"""
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+
+import harness
+import procfs
+
+CGROUP = "/sys/fs/cgroup/memory"
+CGROUP_ROOM = 4 << 20
+WAIT = 10
+
+
+class State:
+    def __init__(self, name, group, target=None, codes=(0,), prefix=(), env=None, after=None, pythons=None,
+                 only=None, least=None, costly=False, thunk_stays=False):
+        self.name, self.group, self.target, self.codes = name, group, target or name, codes
+        self.prefix, self.env, self.after, self.pythons = prefix, env or {}, after, pythons
+        self.actions = only          # None: all
+        self.least = least           # the first version it exists for
+        self.costly = costly         # one at a time on the machine
+        self.thunk_stays = thunk_stays  # frames that do not return: exit 10 is right up to 3.11
+
+
+# --- surroundings --------------------------------------------------------------------------
+
+def mounted(command):
+    """In a mount namespace of its own, after a command there."""
+    return ("unshare", "-m", "--propagation", "private", "sh", "-c", command + ' && exec "$@"', "sh")
+
+
+def in_root(lap):
+    """In another root, with its own /proc there."""
+    root = lap.interpreter.root
+    return mounted('mount -t proc proc "%s/proc"' % root) + ("chroot", root)
+
+
+def in_cgroup(lap):
+    path = os.path.join(CGROUP, "mempulse-campaign-%d" % lap.number)
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise harness.Skip("no cgroup can be made: %s" % error)
+    lap.on_end(lambda: remove_cgroup(path))
+    lap.cgroup = path
+    return ("sh", "-c", 'echo $$ > "%s/cgroup.procs" && exec "$@"' % path, "sh")
+
+
+def remove_cgroup(path):
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
+
+
+def number(path):
+    with open(path) as file:
+        return int(file.read())
+
+
+@contextlib.contextmanager
+def little_memory(lap, target):
+    """The cgroup's limit lies just above what is used."""
+    used = number(os.path.join(lap.cgroup, "memory.usage_in_bytes"))
+    try:
+        with open(os.path.join(lap.cgroup, "memory.limit_in_bytes"), "w") as file:
+            file.write(str(used + CGROUP_ROOM))
+    except OSError as error:
+        raise harness.Skip("no limit on memory can be set: %s" % error)
+    yield
+
+
+@contextlib.contextmanager
+def stopped(lap, target):
+    """SIGSTOP; must be stopped still at the end."""
+    os.kill(target.pid, signal.SIGSTOP)
+    procfs.wait_until(lambda: procfs.state(target.pid) == "T", WAIT, "the target stops")
+    yield
+    harness.check(procfs.state(target.pid) == "T", "it is no longer stopped: %s", procfs.state(target.pid))
+    os.kill(target.pid, signal.SIGCONT)
+
+
+def traced_by(*argv):
+    """Under a tracer that stays; it must be there still at the end."""
+    @contextlib.contextmanager
+    def after(lap, target):
+        if not shutil.which(argv[0]):
+            raise harness.Skip("%s is missing" % argv[0])
+        tracer = harness.spawn([word.replace("PID", str(target.pid)) for word in argv], stdin=subprocess.PIPE,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=lap.before_exec)
+        try:
+            procfs.wait_until(lambda: "TracerPid:\t0" not in procfs.read(target.pid, "status"), WAIT, "it is traced")
+            yield
+            harness.check("TracerPid:\t0" not in procfs.read(target.pid, "status"), "its tracer has lost it")
+        finally:
+            tracer.terminate()
+            try:
+                tracer.wait(WAIT)
+            except subprocess.TimeoutExpired:
+                pass
+            harness.reap(tracer)
+    return after
+
+
+def preloaded(library):
+    def env(lap):
+        path = os.path.join(lap.helpers, library)
+        if not os.path.exists(path):
+            raise harness.Skip("%s is missing: apt has none, or setup.py has not been run" % library)
+        return {"LD_PRELOAD": path}
+    return env
+
+
+NAMESPACES = ("unshare", "-p", "-f", "--kill-child", "-m", "--mount-proc", "-n", "-i", "-u")
+USER_NAMESPACE = ("unshare", "-U", "-r")
+REFUSED = ("inject", "lines", "two")
+GDB = ("gdb", "-nx", "-q", "-p", "PID", "-ex", "set pagination off", "-ex", "continue")
+
+STATES = [State(name, "idle, through Python") for name in ("select", "epoll", "sleep", "event", "read")]
+STATES += [State(name, "idle, straight through ctypes") for name in
+           ("raw_epoll", "raw_poll", "raw_nanosleep", "raw_recv", "raw_semop", "raw_sigtimedwait", "raw_futex")]
+STATES += [State(name, "busy") for name in ("fib", "alloc", "c_extensions", "generators", "recursion", "deep", "registers", "imports")]
+STATES += [
+    State("malloc_1", "malloc"), State("malloc_2", "malloc"), State("malloc_16", "malloc"),
+    State("malloc_1_one_arena", "malloc", "malloc_1", env={"MALLOC_ARENA_MAX": "1"}),
+    State("malloc_2_one_arena", "malloc", "malloc_2", env={"MALLOC_ARENA_MAX": "1"}),
+    State("idle_one_arena", "malloc", "select", env={"MALLOC_ARENA_MAX": "1"}),
+    State("jemalloc_1", "malloc", "malloc_1", env=preloaded("libjemalloc.so.2")),
+    State("jemalloc_2", "malloc", "malloc_2", env=preloaded("libjemalloc.so.2")),
+    State("tcmalloc_1", "malloc", "malloc_1", env=preloaded("libtcmalloc_minimal.so.4")),
+    State("tcmalloc_2", "malloc", "malloc_2", env=preloaded("libtcmalloc_minimal.so.4")),
+
+    State("threads", "threads"), State("thread_churn", "threads"), State("threads_500", "threads", costly=True),
+    State("small_stack", "threads"), State("leader_gone", "threads"),
+    State("pinned", "scheduling", "threads", prefix=("taskset", "-c", "0")),
+    State("sched_idle", "scheduling", "mixed", prefix=("chrt", "-i", "0")),
+    State("nice_19", "scheduling", "mixed", prefix=("nice", "-n", "19")),
+
+    State("sigalrm", "signals"), State("sigprof", "signals"), State("queued", "signals"),
+    State("fork", "processes"), State("fork_thread", "processes"), State("multiprocessing", "processes"), State("spawn", "processes"),
+
+    State("stopped", "held by others", "mixed", codes=(8,), after=stopped, only=REFUSED),
+    State("traced_by_strace", "held by others", "mixed", codes=(6,), after=traced_by("strace", "-f", "-o", "/dev/null", "-p", "PID"), only=REFUSED),
+    State("traced_by_gdb", "held by others", "sleep", codes=(6,), after=traced_by(*GDB), only=REFUSED),
+
+    State("resident", "size", costly=True), State("mappings", "size", costly=True),
+    State("limit_as", "limits", codes=(8,), only=REFUSED), State("limit_as_room", "limits"),
+    State("limit_nofile", "limits", codes=(8,), only=REFUSED),
+    State("cgroup_memory", "limits", "mixed", prefix=in_cgroup, after=little_memory),
+
+    State("seccomp_service", "permissions"), State("seccomp_strict", "permissions"), State("seccomp_kill_memfd", "permissions", codes=(0, 5)),
+    State("seccomp_no_open", "permissions", codes=(5,), only=REFUSED),
+    State("dumpable_0", "permissions"), State("setuid_worker", "permissions"),
+
+    State("namespaces", "containers", "mixed", prefix=NAMESPACES),
+    State("user_namespace", "containers", "mixed", prefix=USER_NAMESPACE),
+    State("noexec_tmp", "containers", "mixed", prefix=mounted("for d in /tmp /dev/shm; do mount -t tmpfs -o noexec,nosuid,nodev tmpfs $d || exit; done")),
+    State("hidepid", "containers", "mixed", prefix=mounted("mount -t proc -o hidepid=2 proc /proc")),
+    State("other_root", "containers", "mixed", prefix=in_root, pythons="root"),
+    State("other_root_busy", "containers", "fib", prefix=in_root, pythons="root"),
+
+    State("traced", "with other tools", codes=(0, 6)), State("profiled", "with other tools"), State("covered", "with other tools", codes=(0, 6)),
+    State("tracemalloc", "with other tools"), State("framehook", "with other tools", least=(3, 9)),
+    State("asyncio", "with other tools"), State("asyncio_forever", "with other tools"),
+    State("uvloop", "with other tools", pythons="venv"), State("gevent", "with other tools", pythons="venv"),
+    State("debugpy", "with other tools", codes=(0, 6), pythons="venv"), State("numpy", "with other tools", pythons="venv"),
+    State("venv_covered", "with other tools", "covered", codes=(0, 6), pythons="venv"),
+]

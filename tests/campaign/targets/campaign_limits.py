@@ -1,0 +1,80 @@
+"""States of what a process may: limits, filters, identity."""
+import ctypes
+import os
+import resource
+
+from work import libc
+
+PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 4, 22, 38
+ALLOW, KILL, ERRNO = 0x7fff0000, 0x80000000, 0x00050000
+EPERM, ENOSYS = 1, 38
+NOBODY = 65534
+
+# x86-64's numbers. What systemd's SystemCallFilter=@system-service leaves out, the start of it.
+SERVICE = {nr: ERRNO | EPERM for nr in (101, 155, 163, 165, 166, 167, 169, 175, 176, 246, 298, 304, 310, 311, 321, 323)}
+STRICT = {41: ERRNO | EPERM, 53: ERRNO | EPERM, 319: ERRNO | EPERM, 435: ERRNO | ENOSYS}  # socket, socketpair, memfd_create, clone3
+KILL_MEMFD = {319: KILL}
+NO_OPEN = {257: ERRNO | EPERM}
+
+
+class Instruction(ctypes.Structure):
+    _fields_ = [("code", ctypes.c_uint16), ("jt", ctypes.c_uint8), ("jf", ctypes.c_uint8), ("k", ctypes.c_uint32)]
+
+
+class Program(ctypes.Structure):
+    _fields_ = [("len", ctypes.c_uint16), ("at", ctypes.POINTER(Instruction))]
+
+
+def install_filter(rows):
+    """A seccomp filter: what to do for each number, ALLOW for all others."""
+    code = [(0x20, 0, 0, 0)]  # load the number
+    for nr, action in sorted(rows.items()):
+        code += [(0x15, 0, 1, nr), (0x06, 0, 0, action)]
+    code.append((0x06, 0, 0, ALLOW))
+    array = (Instruction * len(code))(*[Instruction(*row) for row in code])
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    libc.prctl.argtypes = None
+    if libc.prctl(PR_SET_SECCOMP, 2, ctypes.byref(Program(len(code), array)), 0, 0):
+        return "no seccomp filters here"
+    return None
+
+
+def lowest_free():
+    fd = os.open("/dev/null", os.O_RDONLY)
+    os.close(fd)
+    return fd
+
+
+def address_space(room):
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * 4096
+    resource.setrlimit(resource.RLIMIT_AS, (size + room, resource.RLIM_INFINITY))
+
+
+def no_descriptors():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free(), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+
+def become_nobody():
+    if os.geteuid() != 0:
+        return "only root can become another user"
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+    return None
+
+
+def states(base):
+    """A class for each: `base`, after a deed."""
+    deeds = {
+        "seccomp_service": lambda: install_filter(SERVICE),
+        "seccomp_strict": lambda: install_filter(STRICT),
+        "seccomp_kill_memfd": lambda: install_filter(KILL_MEMFD),
+        "seccomp_no_open": lambda: install_filter(NO_OPEN),
+        "dumpable_0": lambda: libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) or None,
+        "setuid_worker": become_nobody,
+        "limit_as": lambda: address_space(1 << 20),
+        "limit_as_room": lambda: address_space(128 << 20),
+        "limit_nofile": no_descriptors,
+    }
+    return {name: type(str(name), (base,), {"setup": lambda self, control, deed=deed: deed()}) for name, deed in deeds.items()}
