@@ -47,7 +47,8 @@ struct code {
     uint64_t hash;  /* of name, file, line and module */
     struct code *hnext;
     struct code *next; /* in order of first sight; release-stored by hooks, read by the agent */
-    uint32_t near_in;  /* 3.12+: was called within the traced depth at this g.force + 1: its events stay on */
+    uint32_t near_in;  /* 3.12+: the stamp at which it was last called within the traced depth (hook_monitor.c) */
+    uint32_t active;   /* 3.12+: tracked calls of it that have not returned */
     uint32_t tick;     /* g.tick of the counts that follow, of calls while the governor samples */
     uint32_t calls, calls_before; /* in this tick, in the one before */
     uint32_t text_len; /* of name, file, module, one after the other, behind this struct */
@@ -400,6 +401,7 @@ struct agent {
     uint64_t faded;      /* 3.12+: DISABLE answers */
     uint32_t force;      /* counts changes of g.gov that threads have to follow; FORCE_EPOCH counts
                             pauses: tracked calls of another epoch are void */
+    uint32_t settled;    /* 3.12+: counts bases that settled lower */
     uint32_t tick;       /* seconds, coarse; the agent writes */
     uint32_t round;      /* counts monitor_rearm */
     uint32_t ensuring;   /* 1 while the agent has a thread state of its own, or is about to get one */

@@ -13,7 +13,7 @@
  *      +- base + N     tracked; the thread is quiet from here on
  *         +- deeper    after FADE_AFTER of these the function's events answer DISABLE
  *
- * A function that was ever called within the depth in force (near_in) stays on. One that is
+ * A function that is called within the depth (near_in) stays on. One that is
  * switched off is looked at again when monitor_rearm says so (hook_round): till then
  * it is not seen even if it is called within the depth, the blind window that meta and
  * status tell. */
@@ -42,9 +42,16 @@ int events_init(void)
     return heat ? 0 : -SYS_ENOMEM;
 }
 
+/* Changes with what "within the depth" means: when the governor moves the depth, and
+ * when a thread's base settles lower, so that what was near may be far. */
+static inline uint32_t near_stamp(void)
+{
+    return g.force + 0x9e3779b9u * g.settled + 1;
+}
+
 static inline bool is_near(const struct code *c)
 {
-    return c->near_in == g.force + 1;
+    return c->near_in == near_stamp();
 }
 
 static inline struct heat *heat_of(const void *pycode)
@@ -57,7 +64,7 @@ static inline struct heat *heat_of(const void *pycode)
         *h = (struct heat){ .pycode = pycode, .round = g.round };
         if (c && is_near(c))
             *h = (struct heat){ .pycode = pycode, .round = c->near_in, .count = HEAT_NEAR };
-    } else if (unlikely(h->count == HEAT_NEAR && h->round != g.force + 1)) {
+    } else if (unlikely(h->count == HEAT_NEAR && h->round != near_stamp())) {
         *h = (struct heat){ .pycode = pycode, .round = g.round };
     }
     return h;
@@ -67,6 +74,7 @@ static inline struct heat *heat_of(const void *pycode)
 static PyObj *far_event(const void *pycode)
 {
     struct heat *h = heat_of(pycode);
+    const struct code *c;
 
     if (h->count == HEAT_NEAR)
         return monitor_none;
@@ -78,6 +86,11 @@ static PyObj *far_event(const void *pycode)
     h->count += h->count < FADE_AFTER;
     if (h->count < (h->faded ? FADE_AGAIN : FADE_AFTER))
         return monitor_none;
+    c = code_known(pycode);
+    if (unlikely(c && c->active)) { /* the return of a tracked call must be seen */
+        h->count = 0;
+        return monitor_none;
+    }
     g.faded++;
     return monitor_disable;
 }
@@ -89,7 +102,7 @@ static void near_code(struct code *code, const void *pycode)
     if (likely(is_near(code)))
         return;
     h = heat_of(pycode);
-    code->near_in = h->round = g.force + 1;
+    code->near_in = h->round = near_stamp();
     h->count = HEAT_NEAR;
 }
 
@@ -124,6 +137,7 @@ static void shadow_drop(struct thread *th, uint32_t i)
     for (th->nshadow--; i < th->nshadow; i++)
         th->shadow[i] = th->shadow[i + 1];
     th->weight_log2 = c.prev_weight_log2;
+    c.code->active--;
     if (sets_base(&c)) {
         th->in_root = c.prev_root;
         thread_set_base(th, c.prev_base);
@@ -172,6 +186,7 @@ static struct call *shadow_push(struct thread *th, const void *frame, const void
     c->prev_root = th->in_root;
     c->prev_weight_log2 = th->weight_log2;
     c->flags = 0;
+    code->active++;
     return c;
 }
 
@@ -252,6 +267,7 @@ static PyObj *enter_at(struct thread *th, const void *frame, const void *pycode,
         }
     } else if (unlikely(abs - 1 < th->base)) {
         rebase(th, abs - 1);
+        g.settled++;
     }
     if (abs > th->limit)
         return far_event(pycode);

@@ -131,6 +131,13 @@ def growth(run):
     assert c.file.endswith("scenarios.py") and c.module == "scenarios" and c.line > 10 and c.name == "grower"
 
 
+@test(since=(3, 12))
+def settles(run):
+    check_basic(run)
+    events = run.session.stats[-1].events
+    assert events < 100000, "what was near to the deep base is switched off later: %d" % events
+
+
 @test(since=(3, 11), before=(3, 12))
 def rests(run):
     check_basic(run)

@@ -77,6 +77,34 @@ def fades(agent, before):
     nest(6, 100000)
 
 
+# -- settles: a thread that was deep at the hook has another idea of near, for a while ---
+
+def deep_wait(depth, go):
+    if depth:
+        return deep_wait(depth - 1, go)
+    go.wait()
+    far_calls(500)
+
+
+def settling(go):
+    deep_wait(40, go)
+    for i in range(3):
+        nest(6, 100000)
+
+
+def settles_before(agent):
+    go = threading.Event()
+    thread = threading.Thread(target=settling, args=(go,))
+    thread.start()
+    return go, thread
+
+
+def settles(agent, before):
+    go, thread = before
+    go.set()
+    thread.join()
+
+
 # -- rests: on 3.11 the hook of a program of one thread is out of its slot while it is deep --
 
 def rests(agent, before):
