@@ -16,11 +16,15 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/utf8.h"
+#include "target/disasm.h"
 #include "target/mem.h"
 
 #define BORROW_LOOK_MAX 512    /* threads looked at in one round */
 #define BORROW_GOOD_ENOUGH 4   /* parked threads found: no more are looked for */
 #define BORROW_STACK_NS 250000000ull /* how long a stack without ld.so and allocators is waited for */
+#define BORROW_CODE_BACK 24    /* bytes of code shown before the pc, for -v */
+#define BORROW_CODE_SHOWN 14   /* instructions */
 #define BORROW_TRY 4           /* candidates tried in one round */
 #define BORROW_STOP_NS 200000000ull /* for one thread to come to its stop */
 
@@ -321,9 +325,40 @@ static int borrow_round(struct borrow *b, size_t *ret_seen, struct mp_failure *f
     return r;
 }
 
+/* For -v: the code that the last thread looked at was in. */
+static void borrow_show_code(const struct borrow *b)
+{
+    pid_t tid = b->last_tid;
+    struct disasm *d = b->log ? disasm_new(disasm_read_pid, &tid) : NULL;
+    const struct maps_entry *e = maps_at(&b->maps, b->regs.rip);
+    char name[128] = "";
+    if (!d)
+        return;
+    if (e)
+        utf8_sanitise_into(name, sizeof name, maps_basename(e), strlen(maps_basename(e)));
+    fprintf(b->log, "inject: thread %d stood at %#llx%s%s, rax %lld, system call %lld\n", (int)tid, (unsigned long long)b->regs.rip,
+            *name ? " in " : "", name, (long long)b->regs.rax, (long long)b->regs.orig_rax);
+    disasm_print(d, b->log, disasm_before(d, b->regs.rip, BORROW_CODE_BACK), BORROW_CODE_SHOWN, b->regs.rip);
+    disasm_free(d);
+}
+
+/* What stood in the way, with the thread's name and the number of its system call. */
+static int borrow_no_safe_point(const struct borrow *b, unsigned deadline_ms, struct mp_failure *f)
+{
+    char what[128], name[PROC_COMM_MAX * 4] = "", call[32] = "";
+    struct proc_stat st;
+    if (proc_stat_read(&st, b->plan->facts.pid, b->last_tid) == 0)
+        utf8_sanitise_into(name, sizeof name, st.comm, strlen(st.comm));
+    safepoint_describe(&b->last, what, sizeof what);
+    if (b->last.verdict == SAFEPOINT_CALL)
+        snprintf(call, sizeof call, " (number %lld)", (long long)b->regs.orig_rax);
+    borrow_show_code(b);
+    return mp_fail(f, MP_E_NO_SAFE_POINT, 0, "no safe point in %u ms and %u stops; last seen: thread %d (%s) %s%s", deadline_ms,
+                   b->attempts, (int)b->last_tid, name, what, call);
+}
+
 static int borrow_failed(const struct borrow *b, size_t seen, unsigned deadline_ms, struct mp_failure *f)
 {
-    char what[128];
     int pid = (int)b->plan->facts.pid;
     struct proc_stat st;
     if (proc_stat_read(&st, b->plan->facts.pid, 0) < 0 || proc_live_task(pid) < 0)
@@ -335,9 +370,7 @@ static int borrow_failed(const struct borrow *b, size_t seen, unsigned deadline_
     if (b->stuck_count || b->last.verdict == SAFEPOINT_OK)
         return mp_fail(f, MP_E_NO_THREAD, 0, "thread %d of process %d did not stop within %u ms", (int)b->last_tid, pid,
                        deadline_ms);
-    safepoint_describe(&b->last, what, sizeof what);
-    return mp_fail(f, MP_E_NO_SAFE_POINT, 0, "no safe point in %u ms and %u stops; last seen: thread %d %s", deadline_ms,
-                   b->attempts, (int)b->last_tid, what);
+    return borrow_no_safe_point(b, deadline_ms, f);
 }
 
 int borrow_thread(struct borrow *b, unsigned deadline_ms, struct mp_failure *f)

@@ -115,6 +115,19 @@ void disasm_print(struct disasm *d, FILE *out, raddr_t at, unsigned count, raddr
     }
 }
 
+raddr_t disasm_before(struct disasm *d, raddr_t pc, unsigned back)
+{
+    struct disasm_insn in;
+    for (raddr_t from = pc > back ? pc - back : 0; from < pc; from++) {
+        raddr_t at = from;
+        while (at < pc && disasm_one(d, at, &in) == 0)
+            at += in.len;
+        if (at == pc)
+            return from;
+    }
+    return pc;
+}
+
 /* --- the machine ---------------------------------------------------------- */
 
 enum { REG_COUNT = 16, REG_NONE = -1 };

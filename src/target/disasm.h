@@ -34,6 +34,10 @@ int disasm_one(struct disasm *d, raddr_t at, struct disasm_insn *ret) MP_MUST_CH
 /* Prints up to count instructions from `at` on, the one at pc marked. For -v. */
 void disasm_print(struct disasm *d, FILE *out, raddr_t at, unsigned count, raddr_t pc);
 
+/* Where to begin so that instructions before pc are seen: the first address, at most
+ * `back` bytes before it, from which decoding arrives at pc. A guess: pc when there is none. */
+raddr_t disasm_before(struct disasm *d, raddr_t pc, unsigned back);
+
 /* What a function would return, found by following its straight-line code over the
  * target's memory: constants, loads, lea, additions, comparisons with setcc,
  * direct jumps. Good for accessors such as __errno_location (value is then

@@ -1,6 +1,7 @@
 """What mempulse owes a target that is not what it expects: its descriptors stay its own,
 its audit hooks are heard, its limits and its root are looked at before it is touched."""
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -166,7 +167,21 @@ def hooks_told_json(context):
         target.ask("untamper")
 
 
+# --- refusals ------------------------------------------------------------------------
+
+def refusal_explained(context):
+    """A thread that does not leave libc is not borrowed."""
+    with harness.Target(context.python, "scanning") as target:
+        result = harness.run(context.binary, "inject", "-p", target.pid, "--timeout", "300ms", "-v", "-o", os.devnull).expect(8)
+        check(re.search(r"no safe point in \d+ ms and \d+ stops; last seen: thread %d \(\S+\) running in libc" % target.pid, result.err),
+              "thread, place and time are not told\n%s", result)
+        check(re.search(r"^ +=> +0x\w+ ", result.err, re.M), "-v shows no code\n%s", result)
+        check("nothing in the target was changed" in result.err, "%s", result)
+        target.check_untouched(result)
+
+
 TESTS = (
+    ("no safe point is explained", refusal_explained),
     ("hooks of the target's own are told", hooks_told),
     ("hooks of the target's own are told, JSON", hooks_told_json),
     ("chroot without /proc", jailed),

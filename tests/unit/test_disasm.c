@@ -204,6 +204,19 @@ START_TEST(test_one)
 }
 END_TEST
 
+START_TEST(test_before)
+{
+    struct fake f;
+    /* nop; nop; lea 0xfff9(%rip), %rax; ret */
+    struct disasm *d = over(&f, BYTES("\x90\x90\x48\x8d\x05\xf9\xff\x00\x00\xc3"));
+    ck_assert_uint_eq(disasm_before(d, CODE + 9, 9), CODE);
+    ck_assert_uint_eq(disasm_before(d, CODE + 9, 24), CODE); /* what can't be read is no beginning */
+    ck_assert_uint_eq(disasm_before(d, CODE + 2, 1), CODE + 1);
+    ck_assert_uint_eq(disasm_before(d, CODE, 24), CODE);
+    disasm_free(d);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("disasm");
@@ -216,6 +229,7 @@ int main(void)
     tcase_add_test(t, test_search_edges);
     tcase_add_test(t, test_search_large);
     tcase_add_test(t, test_one);
+    tcase_add_test(t, test_before);
     suite_add_tcase(s, t);
     srunner_run_all(r, CK_NORMAL);
     failed = srunner_ntests_failed(r);

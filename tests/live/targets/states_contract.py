@@ -1,5 +1,7 @@
 """States whose target does something to the session itself: to its descriptors, its
 hooks, its interpreter's audit events. See work.py for the conversation."""
+import ctypes
+import mmap
 import os
 import socket
 import sys
@@ -81,6 +83,21 @@ class Descriptors(Quiet):
         return {"got": got, "alive": alive, "taken": len(self.taken)}
 
 
+class Scanning(work.State):
+    """Nearly always deep in one call of libc's: no safe point is found in it."""
+
+    def setup(self, control):
+        self.room = mmap.mmap(-1, 1 << 28)  # never written to: it takes no memory
+        self.size = len(self.room)
+        self.start = ctypes.addressof(ctypes.c_char.from_buffer(self.room))
+        self.find = ctypes.CDLL(None).memchr
+        self.find.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+        self.find.restype = ctypes.c_void_p
+
+    def step(self, i):
+        return checksum((i % work.PERIOD, self.find(self.start, 1, self.size)))
+
+
 class Jailed(Quiet):
     """In a root of its own without /proc, where it finds what it needs to import no more."""
 
@@ -150,4 +167,4 @@ class Tampering(Quiet):
         return True
 
 
-STATES = {"tampering": Tampering, "descriptors": Descriptors, "jailed": Jailed, "limited": Limited}
+STATES = {"tampering": Tampering, "descriptors": Descriptors, "jailed": Jailed, "limited": Limited, "scanning": Scanning}
