@@ -109,8 +109,11 @@ int disasm_one(struct disasm *d, raddr_t at, struct disasm_insn *ret)
 void disasm_print(struct disasm *d, FILE *out, raddr_t at, unsigned count, raddr_t pc)
 {
     struct disasm_insn in;
-    while (count-- && disasm_one(d, at, &in) == 0) {
-        fprintf(out, "  %s %#14lx  %s\n", at == pc ? "=>" : "  ", (unsigned long)at, in.text);
+    while (count--) {
+        bool known = disasm_one(d, at, &in) == 0;
+        fprintf(out, "  %s %#14lx  %s\n", at == pc ? "=>" : "  ", (unsigned long)at, known ? in.text : "(not decoded)");
+        if (!known)
+            break;
         at += in.len;
     }
 }

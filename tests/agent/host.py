@@ -65,10 +65,16 @@ def libc_pthread_self():
     return libc.pthread_self()  # the TCB's first word points to itself
 
 
+def never_freed(size):
+    """Zeroes that outlive the interpreter, as the region does: the agent's thread may be the last to run."""
+    libc.calloc.restype = ctypes.c_void_p
+    return libc.calloc(1, size)
+
+
 class Agent:
     def __init__(self, path, fd):
         self.lib = ctypes.CDLL(path, mode=os.RTLD_NOW)
-        self.boot = b = Boot()
+        self.boot = b = Boot.from_address(never_freed(ctypes.sizeof(Boot)))
         b.magic, b.abi, b.size = 0x3130544f4f42504d, abi(), ctypes.sizeof(Boot)
         b.agent_fd, b.launcher_fd, b.memfd = fd, -1, -1
         b.fns[8] = ctypes.cast(libc.clock_gettime, ctypes.c_void_p).value
