@@ -87,7 +87,7 @@ class Scanning(work.State):
     """Nearly always deep in one call of libc's: no safe point is found in it."""
 
     def setup(self, control):
-        self.room = mmap.mmap(-1, 1 << 28)  # never written to: it takes no memory
+        self.room = mmap.mmap(-1, 1 << 30)  # never written to: it takes no memory
         self.size = len(self.room)
         self.start = ctypes.addressof(ctypes.c_char.from_buffer(self.room))
         self.find = ctypes.CDLL(None).memchr
