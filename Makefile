@@ -8,6 +8,7 @@
 #   make asan     launcher and unit tests under address and undefined sanitizers
 #   make campaign states of a target x interpreters x actions, BUDGET=30 minutes; then docs/reliability.md
 #   make campaign-faults  a launcher that dies, or runs out of memory, at each step
+#   make campaign-kernels its core on Linux 5.10, 6.1 and 6.12, under qemu
 #   make bench    cost, measured against the goals and other tools
 #   make install  PREFIX=/usr/local DESTDIR=
 #   make clean
@@ -178,6 +179,11 @@ campaign-faults:
 	$(MAKE) BUILD=$(BUILD)/faults FAULTS=1 all
 	BUILD=$(BUILD) tests/campaign/run.py --faults --budget $(BUDGET) $(CAMPAIGN)
 
+# The core of it on other kernels, under qemu (tests/campaign/kernels.py --help).
+KERNELS ?=
+campaign-kernels: all
+	BUILD=$(BUILD) tests/campaign/kernels.py $(KERNELS)
+
 install: all
 	install -D -m 755 $(BUILD)/mempulse $(DESTDIR)$(PREFIX)/bin/mempulse
 	install -D -m 644 docs/mempulse.1 $(DESTDIR)$(PREFIX)/share/man/man1/mempulse.1
@@ -194,7 +200,7 @@ clean:
 deps:
 	@CC="$(CC)" tests/deps
 
-.PHONY: all matrix unit test replay fuzz asan demo bench bench-quick campaign campaign-faults install uninstall clean deps
+.PHONY: all matrix unit test replay fuzz asan demo bench bench-quick campaign campaign-faults campaign-kernels install uninstall clean deps
 .SECONDARY:
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -3,6 +3,7 @@ import collections
 import json
 import os
 
+import report_kernels
 import table
 
 TOLD = 12  # failures that are quoted
@@ -263,5 +264,7 @@ def write(results, output):
     lines += ["## By action", ""] + list(tell_table("action", sorted(book.actions.items())))
     for part in (tell_codes, tell_faults, tell_skips):
         lines += part(book)
+    kernels = os.path.join(os.path.dirname(results), "kernels.jsonl")  # of kernels.py
+    lines += report_kernels.tell(read_rows(kernels), line, head)
     with open(output, "w") as file:
         file.write("\n".join(lines).rstrip() + "\n")
