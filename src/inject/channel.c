@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
@@ -63,15 +64,36 @@ static int copy_any(pid_t tid, int pidfd, int fd)
 
 /* A copy of the target's descriptor, CLOEXEC at birth. fd or -errno; -EPROTO when it
  * is not what the loader noted: the target's other threads run, and one may have
- * closed it and opened another file, which is not to be written into. */
-static int copy(pid_t tid, int pidfd, int fd, const struct mp_held *noted)
+ * closed it and opened another file, which is not to be written into. What was noted
+ * lies in the target's memory, so `is` tells whether it is of the right kind at all: a
+ * FIFO or a terminal would make us wait, a device would take our bytes for orders. */
+static int copy(pid_t tid, int pidfd, int fd, const struct mp_held *noted, bool (*is)(int fd))
 {
     struct stat st;
     int got = copy_any(tid, pidfd, fd);
-    if (got < 0 || !noted->ino || (fstat(got, &st) == 0 && st.st_ino == noted->ino && st.st_dev == noted->dev))
+    if (got < 0)
+        return got;
+    bool same = !noted->ino || (fstat(got, &st) == 0 && st.st_ino == noted->ino && st.st_dev == noted->dev);
+    if (same && is(got))
         return got;
     close(got);
     return -EPROTO;
+}
+
+static bool is_socket(int fd)
+{
+    int domain = 0, type = 0;
+    socklen_t domain_len = sizeof domain, type_len = sizeof type;
+    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &domain_len) == 0 && domain == AF_UNIX &&
+           getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) == 0 && type == SOCK_STREAM;
+}
+
+/* An empty file that no folder has. Of a copy that is enough: it lets us do no more than
+ * the target may. */
+static bool is_nameless(int fd)
+{
+    struct stat st;
+    return fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_nlink == 0 && st.st_size == 0;
 }
 
 /* --- through /proc ------------------------------------------------------------------ *
@@ -127,8 +149,7 @@ static bool is_memfd(int pinned)
     bool known = fd >= 0 && fstat(fd, &own) == 0;
     if (fd >= 0)
         close(fd);
-    return known && fstat(pinned, &st) == 0 && S_ISREG(st.st_mode) && st.st_dev == own.st_dev && st.st_nlink == 0 &&
-           st.st_size == 0;
+    return known && is_nameless(pinned) && fstat(pinned, &st) == 0 && st.st_dev == own.st_dev;
 }
 
 /* --- both ------------------------------------------------------------------------------ */
@@ -156,11 +177,20 @@ int channel_take(struct channel *ret, pid_t tid, int pidfd, const struct mp_boot
         return fault;
     if (b->channel == MP_CHANNEL_PIPES)
         return take_pipes(ret, tid, b);
-    int fd = copy(tid, pidfd, b->launcher_fd, &b->held[MP_HELD_LAUNCHER]);
+    int fd = copy(tid, pidfd, b->launcher_fd, &b->held[MP_HELD_LAUNCHER], is_socket);
     if (fd < 0)
         return fd;
     *ret = (struct channel){fd, fd};
     return 0;
+}
+
+int channel_go(const struct channel *c)
+{
+    ssize_t n = send(c->out, "G", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+    /* write(2): our signals are blocked here (borrow_run), so that SIGPIPE ends with the thread. */
+    if (n < 0 && errno == ENOTSOCK)
+        n = write(c->out, "G", 1);
+    return n == 1 ? 0 : n < 0 ? -errno : -EPIPE;
 }
 
 void channel_close(struct channel *c)
@@ -175,7 +205,7 @@ void channel_close(struct channel *c)
 int channel_memfd(pid_t tid, int pidfd, const struct mp_boot *b)
 {
     if (b->channel == MP_CHANNEL_SOCKET)
-        return copy(tid, pidfd, b->memfd, &b->held[MP_HELD_MEMFD]);
+        return copy(tid, pidfd, b->memfd, &b->held[MP_HELD_MEMFD], is_nameless);
     int pinned = pin(tid, b->memfd);
     if (pinned < 0)
         return pinned;

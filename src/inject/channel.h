@@ -16,7 +16,8 @@
 #include "base/err.h"
 #include "boot.h"
 
-/* The launcher's end: non-blocking, CLOEXEC. One descriptor in both for a socket. */
+/* The launcher's end, CLOEXEC. Pipes: non-blocking. A socket: one descriptor in both,
+ * used with MSG_DONTWAIT, since the target shares its flags and may have a copy of it. */
 struct channel {
     int in, out;
 };
@@ -33,6 +34,9 @@ int channel_judge(int err) MP_MUST_CHECK;
  * untouched (-EPROTO: what lies under the number is not what the loader made). */
 int channel_take(struct channel *ret, pid_t tid, int pidfd, const struct mp_boot *b) MP_MUST_CHECK;
 void channel_close(struct channel *c);
+
+/* The byte on which the loader goes on. Never waits. 0, -EPIPE when it has gone, -errno. */
+int channel_go(const struct channel *c) MP_MUST_CHECK;
 
 /* The memfd, to be written to. A descriptor or -errno, as channel_take. */
 int channel_memfd(pid_t tid, int pidfd, const struct mp_boot *b) MP_MUST_CHECK;

@@ -264,9 +264,9 @@ static int run_all(struct run *r)
             run_await_leave(r);
     }
     (void)FAULT_POINT("go", 0);
-    /* write(2): our signals are blocked here (borrow_run), so that SIGPIPE ends with the thread. */
-    if (ret == 0 && write(r->channel.out, "G", 1) != 1) {
-        ret = mp_fail(r->f, MP_E_INJECT, errno, "the loader has gone");
+    int gone = ret == 0 ? channel_go(&r->channel) : 0;
+    if (gone < 0) {
+        ret = mp_fail(r->f, MP_E_INJECT, -gone, "the loader has gone");
         channel_close(&r->channel);
     }
     return ret;

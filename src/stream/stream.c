@@ -80,7 +80,11 @@ int stream_fill(struct stream *s, int fd)
 
     if (room == 0)
         return -ENOBUFS;
-    n = read(fd, s->buf + s->end, room);
+    /* A socket's flags are the peer's to change too, and it may have a copy of our end: no
+     * wait here, whatever poll(2) said. A pipe's end was opened by us alone. */
+    n = recv(fd, s->buf + s->end, room, MSG_DONTWAIT);
+    if (n < 0 && errno == ENOTSOCK)
+        n = read(fd, s->buf + s->end, room);
     if (n < 0)
         return -errno;
     s->end += (size_t)n;

@@ -84,6 +84,76 @@ START_TEST(test_socket_identity)
 }
 END_TEST
 
+enum stand_in { IN_FIFO, IN_FILE, IN_SOCKET, IN_MEMFD, IN_DEVICE, STAND_INS };
+static int stand_in_make(enum stand_in kind);
+
+/* The target writes the note too: what it names truthfully must still be of the right kind,
+ * or we would wait for a FIFO, or give orders to a device. */
+START_TEST(test_socket_kind)
+{
+    enum stand_in kind = (enum stand_in)_i;
+    struct mp_boot b = boot_of(MP_CHANNEL_SOCKET);
+    struct channel c = {-7, -7};
+    struct stat st;
+    int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0), fd, got;
+    if (pidfd < 0)
+        return; /* before 5.3 */
+    folder_make();
+    fd = stand_in_make(kind);
+    ck_assert_int_eq(fstat(fd, &st), 0);
+    b.launcher_fd = b.memfd = fd;
+    b.held[MP_HELD_LAUNCHER] = b.held[MP_HELD_MEMFD] = (struct mp_held){.fd = fd, .dev = st.st_dev, .ino = st.st_ino};
+    ck_assert_int_eq(channel_take(&c, getpid(), pidfd, &b), kind == IN_SOCKET ? 0 : -EPROTO);
+    if (kind == IN_SOCKET)
+        channel_close(&c);
+    else
+        ck_assert(c.in == -7 && c.out == -7);
+    got = channel_memfd(getpid(), pidfd, &b);
+    ck_assert_int_eq(got < 0 ? got : 0, kind == IN_MEMFD ? 0 : -EPROTO);
+    close(got);
+    close(fd);
+    close(pidfd);
+    folder_remove();
+}
+END_TEST
+
+/* Any other socket: its peer would be a stranger, or there is none. */
+START_TEST(test_socket_others)
+{
+    static const int kinds[][2] = {{AF_UNIX, SOCK_DGRAM}, {AF_UNIX, SOCK_SEQPACKET}, {AF_INET, SOCK_STREAM}, {AF_INET, SOCK_DGRAM}};
+    struct mp_boot b = boot_of(MP_CHANNEL_SOCKET);
+    struct channel c;
+    int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    if (pidfd < 0)
+        return;
+    b.launcher_fd = socket(kinds[_i][0], kinds[_i][1] | SOCK_CLOEXEC, 0);
+    if (b.launcher_fd >= 0)
+        ck_assert_int_eq(channel_take(&c, getpid(), pidfd, &b), -EPROTO);
+    close(b.launcher_fd);
+    close(pidfd);
+}
+END_TEST
+
+/* A socket that takes nothing, and whose flags say that one waits. */
+START_TEST(test_go)
+{
+    struct channel c;
+    char room[1 << 16] = "", byte = 0;
+    int sv[2];
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), 0);
+    c = (struct channel){sv[0], sv[0]};
+    ck_assert_int_eq(channel_go(&c), 0);
+    ck_assert_int_eq(read(sv[1], &byte, 1), 1);
+    ck_assert_int_eq(byte, 'G');
+    while (send(sv[0], room, sizeof room, MSG_DONTWAIT) > 0)
+        ;
+    ck_assert_int_eq(channel_go(&c), -EAGAIN);
+    close(sv[1]);
+    ck_assert_int_eq(channel_go(&c), -EPIPE);
+    close(sv[0]);
+}
+END_TEST
+
 /* --- the pipes --------------------------------------------------------------------- */
 
 /* As the loader leaves them: one end of each. */
@@ -124,8 +194,6 @@ START_TEST(test_pipes)
     close(b.agent_out);
 }
 END_TEST
-
-enum stand_in { IN_FIFO, IN_FILE, IN_SOCKET, IN_MEMFD, IN_DEVICE, STAND_INS };
 
 static int stand_in_make(enum stand_in kind)
 {
@@ -232,6 +300,9 @@ int main(void)
     tcase_add_loop_test(t, test_judge, 0, (int)(sizeof answers / sizeof *answers));
     tcase_add_test(t, test_probe);
     tcase_add_test(t, test_socket_identity);
+    tcase_add_loop_test(t, test_socket_kind, 0, STAND_INS);
+    tcase_add_loop_test(t, test_socket_others, 0, 4);
+    tcase_add_test(t, test_go);
     tcase_add_test(t, test_pipes);
     tcase_add_loop_test(t, test_no_pipe, 0, STAND_INS);
     tcase_add_test(t, test_memfd);

@@ -503,6 +503,25 @@ START_TEST(test_socket)
 }
 END_TEST
 
+/* The peer may clear O_NONBLOCK, and take with a copy of our end what poll(2) saw: a wait
+ * here would be for ever, signals and all. Without the flags this test hangs. */
+START_TEST(test_socket_blocking)
+{
+    struct stream *s = stream_new();
+    int fd[2];
+
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd), 0);
+    ck_assert_int_eq(stream_fill(s, fd[0]), -EAGAIN);
+    while (stream_send(fd[0], MP_MSG_DETACH, NULL, 0) == 0)
+        ;
+    ck_assert_int_eq(write(fd[1], "x", 1), 1);
+    ck_assert_int_eq(stream_fill(s, fd[0]), 1);
+    close(fd[0]);
+    close(fd[1]);
+    stream_free(s);
+}
+END_TEST
+
 /* A pipe of one page, which a user of many pipes gets: GO is longer. */
 START_TEST(test_pipe)
 {
@@ -571,6 +590,7 @@ int main(void)
     tcase_add_test(tc, test_other_abi);
     tcase_add_test(tc, test_bounded);
     tcase_add_test(tc, test_socket);
+    tcase_add_test(tc, test_socket_blocking);
     tcase_add_test(tc, test_pipe);
     tcase_add_test(tc, test_pipe_full);
     return gen_run(tc);
