@@ -110,6 +110,8 @@ static int live_open_output(struct live *l, struct mp_failure *f)
             return mp_fail(f, MP_E_USAGE, 0, "-o '%s': only %%p, %%t and %%%% can stand there", o->output);
     }
     err = output_open(&l->out, l->path, l->sig_fd);
+    if (err == -EXDEV)
+        return mp_fail(f, MP_E_OUTPUT, EACCES, "cannot write %s: it lies where anybody may write, and belongs to another user", l->path);
     if (err)
         return mp_fail(f, MP_E_OUTPUT, -err, "cannot write %s: %s", l->path, strerror(-err));
     return 0;
@@ -332,7 +334,9 @@ static void live_pump(struct live *l, uint64_t until_ns, struct mp_failure *f)
 
         if (n == SESSION_EVENT) {
             live_event(l, &ev);
-            if (ev.type != MP_MSG_STATS) /* flush when the socket has nothing more, or once a second */
+            /* Flush when the socket has nothing more, or once a second. An agent that never
+             * stops to talk is left in time all the same. */
+            if (ev.type != MP_MSG_STATS && clock_mono_ns() < until_ns)
                 continue;
         } else if (n == SESSION_WAKE) {
             live_take_signal(l);

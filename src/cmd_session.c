@@ -357,7 +357,10 @@ static int session_handshake(struct session *s, const struct mp_options *o, uint
         switch (session_next(s, soon < limit ? soon : limit, wake_fd, -1, &ev, f)) {
         case SESSION_EVENT:
             err = session_handshake_event(s, o, &ev, t, f);
-            break;
+            limit = s->hello.abi ? deadline_ns : hello_deadline;
+            if (err || clock_mono_ns() < limit)
+                break;
+            __attribute__((fallthrough)); /* an agent that talks on and on is late like a silent one */
         case SESSION_NONE:
             if (s->hello.abi && !said)
                 cmd_say(t, "waiting for the target's interpreter lock (GIL)");

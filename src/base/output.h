@@ -23,8 +23,9 @@ struct output {
     int err;             /* first error of a write, positive errno; 0 none */
 };
 
-/* Opens path ("-" or NULL: stdout) for writing, truncated, CLOEXEC. Returns 0 or
- * -errno. The output borrows wake_fd. */
+/* Opens path ("-" or NULL: stdout) for writing, truncated, CLOEXEC. A FIFO's reader is
+ * waited for. Returns 0 or -errno: -EXDEV when what is there lies in a folder where others
+ * may write and belongs to one of them, -EINTR when woken. The output borrows wake_fd. */
 int output_open(struct output *o, const char *path, int wake_fd) MP_MUST_CHECK;
 
 /* Pushes what stdio holds. 0 or -errno of the first write that failed (-EPIPE:

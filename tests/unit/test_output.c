@@ -4,8 +4,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -126,6 +128,145 @@ START_TEST(test_cannot_open)
 }
 END_TEST
 
+/* --- what lies there already ------------------------------------------------- */
+
+static char folder[64], place[96], prey[96];
+
+/* A folder such as /tmp: anybody may put something there. */
+static void shared_folder(void)
+{
+    strcpy(folder, "/tmp/mp-output-XXXXXX");
+    ck_assert_ptr_nonnull(mkdtemp(folder));
+    ck_assert_int_eq(chmod(folder, 01777), 0);
+    snprintf(place, sizeof(place), "%s/out", folder);
+    snprintf(prey, sizeof(prey), "%s/prey", folder);
+}
+
+static void shared_remove(void)
+{
+    unlink(place);
+    unlink(prey);
+    ck_assert_int_eq(rmdir(folder), 0);
+}
+
+enum trap { TRAP_LINK, TRAP_DANGLING, TRAP_FIFO, TRAP_FILE, TRAPS };
+
+static void trap_make(enum trap kind, uid_t owner)
+{
+    int fd = open(prey, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+    ck_assert_int_eq(write(fd, "prey", 4), 4);
+    close(fd);
+    if (kind == TRAP_LINK)
+        ck_assert_int_eq(symlink(prey, place), 0);
+    else if (kind == TRAP_DANGLING)
+        ck_assert_int_eq(symlink("/tmp/mp-output-none", place), 0);
+    else if (kind == TRAP_FIFO)
+        ck_assert_int_eq(mkfifo(place, 0666), 0);
+    else
+        ck_assert_int_eq(link(prey, place), 0);
+    ck_assert_int_eq(lchown(place, owner, (gid_t)-1), 0);
+}
+
+static long prey_size(void)
+{
+    struct stat st;
+
+    ck_assert_int_eq(stat(prey, &st), 0);
+    return (long)st.st_size;
+}
+
+/* What another user has put under our name in a shared folder is neither written nor
+ * waited for. */
+START_TEST(test_trap)
+{
+    struct output o = {.fd = -1};
+
+    if (geteuid() != 0)
+        return; /* nobody else can be played */
+    shared_folder();
+    ck_assert_int_eq(chown(folder, 1, 1), 0); /* nor its owner: as with a link of root's in /tmp */
+    trap_make((enum trap)_i, 65534);
+    ck_assert_int_eq(output_open(&o, place, -1), -EXDEV);
+    ck_assert_int_eq(o.fd, -1);
+    ck_assert_int_eq(prey_size(), 4);
+    ck_assert_int_ne(access("/tmp/mp-output-none", F_OK), 0);
+    shared_remove();
+}
+END_TEST
+
+/* Nobody can put a name into a folder of one's own: what is there is meant. */
+START_TEST(test_own_folder)
+{
+    struct output o;
+
+    if (geteuid() != 0)
+        return;
+    shared_folder();
+    ck_assert_int_eq(chmod(folder, 0755), 0);
+    trap_make(TRAP_LINK, 65534);
+    ck_assert_int_eq(output_open(&o, place, -1), 0);
+    fputs("x", o.file);
+    ck_assert_int_eq(output_close(&o), 0);
+    ck_assert_int_eq(prey_size(), 1);
+    shared_remove();
+}
+END_TEST
+
+START_TEST(test_own_link)
+{
+    struct output o;
+
+    shared_folder();
+    trap_make(TRAP_LINK, geteuid());
+    ck_assert_int_eq(output_open(&o, place, -1), 0);
+    fputs("xy", o.file);
+    ck_assert_int_eq(output_close(&o), 0);
+    ck_assert_int_eq(prey_size(), 2);
+    shared_remove();
+}
+END_TEST
+
+START_TEST(test_new_and_again)
+{
+    struct output o;
+    struct stat st;
+
+    shared_folder();
+    for (int i = 3; i > 0; i--) { /* new, then truncated */
+        ck_assert_int_eq(output_open(&o, place, -1), 0);
+        ck_assert_int_eq(fcntl(o.fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+        for (int k = 0; k < i; k++)
+            fputs("x", o.file);
+        ck_assert_int_eq(output_close(&o), 0);
+        ck_assert_int_eq(stat(place, &st), 0);
+        ck_assert_int_eq(st.st_size, i);
+    }
+    shared_remove();
+}
+END_TEST
+
+/* Signals are blocked while a FIFO's reader is waited for: a wake must end it. */
+START_TEST(test_fifo)
+{
+    struct output o = {.fd = -1};
+    char buf[4] = "";
+    int wake = eventfd(1, EFD_CLOEXEC), rd;
+
+    shared_folder();
+    ck_assert_int_eq(mkfifo(place, 0600), 0);
+    ck_assert_int_eq(output_open(&o, place, wake), -EINTR);
+    rd = open(place, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    ck_assert_int_eq(output_open(&o, place, wake), 0);
+    fputs("hi", o.file);
+    ck_assert_int_eq(output_close(&o), 0);
+    ck_assert_int_eq(read(rd, buf, sizeof(buf)), 2);
+    close(rd);
+    close(wake);
+    shared_remove();
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("output");
@@ -140,6 +281,11 @@ int main(void)
     tcase_add_test(t, test_deadline);
     tcase_add_test(t, test_full_disk);
     tcase_add_test(t, test_cannot_open);
+    tcase_add_loop_test(t, test_trap, 0, TRAPS);
+    tcase_add_test(t, test_own_folder);
+    tcase_add_test(t, test_own_link);
+    tcase_add_test(t, test_new_and_again);
+    tcase_add_test(t, test_fifo);
     suite_add_tcase(s, t);
     srunner_run_all(r, CK_NORMAL);
     failed = srunner_ntests_failed(r);
