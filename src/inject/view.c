@@ -56,6 +56,10 @@ struct elf *view_elf(struct view *v, struct view_module *m)
 {
     if (!m->elf && !m->elf_error) {
         m->elf_error = elf_open_mapped(&m->elf, v->pid, &v->maps, m->part);
+        if (m->elf && (m->elf_error = elf_charge(m->elf, &v->budget)) < 0) {
+            elf_free(m->elf);
+            m->elf = NULL;
+        }
         if (m->elf_error < 0)
             view_log(v, "plan: %s cannot be read as ELF: %s", m->base, strerror(-m->elf_error));
     }
@@ -181,7 +185,7 @@ struct view_module *view_definer(struct view *v, const char *symbol)
 int view_open(struct view *v, pid_t pid, FILE *log)
 {
     int r;
-    *v = (struct view){.pid = pid, .log = log};
+    *v = (struct view){.pid = pid, .log = log, .budget = VIEW_BUDGET};
     r = maps_read(&v->maps, pid);
     if (r == 0 && !v->maps.count)
         r = -ESRCH; /* no memory: a zombie or a kernel thread */

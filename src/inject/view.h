@@ -16,6 +16,7 @@
 #include "target/raddr.h"
 
 #define VIEW_MODULES_MAX 4096
+#define VIEW_BUDGET (512u << 20) /* bytes of symbol tables of all modules: a target may map as many files as it likes */
 
 struct view_module {
     const struct maps_entry *part; /* its first executable mapping */
@@ -31,6 +32,7 @@ struct view {
     struct maps maps;
     struct disasm *disasm;
     FILE *log;       /* -v text; may be NULL */
+    uint64_t budget; /* what is left of VIEW_BUDGET */
     struct view_module *module;
     size_t count;
     struct view_module *exe;  /* the program, as the dynamic linker sees it; NULL: none could be told */

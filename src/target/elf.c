@@ -12,10 +12,13 @@
 #include <fcntl.h>
 #include <gelf.h>
 #include <libelf.h>
+#include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -28,6 +31,7 @@ enum {
     DYNAMIC_MAX = 4096,       /* entries of a dynamic section */
     MEMORY_SYMS_MAX = 1 << 20, /* symbols taken from a target's memory */
     MEMORY_STR_MAX = 64 << 20,
+    SECTION_COST = 512,       /* bytes that libelf takes for a section, and its header */
     SECTION_MAX = 256 << 20   /* bytes of a table taken from a file, which may be sparse and endless */
 };
 
@@ -55,7 +59,18 @@ struct elf {
     unsigned ph_count;
     struct table dynamic, full;
     const struct maps *maps;
+    uint64_t *budget; /* bytes that may still be read of symbol tables; NULL: no bound but each one's own */
 };
+
+static bool spend(const struct elf *e, uint64_t bytes)
+{
+    if (!e->budget)
+        return true;
+    if (bytes > *e->budget)
+        return false;
+    *e->budget -= bytes;
+    return true;
+}
 
 /* --- headers -------------------------------------------------------------- */
 
@@ -174,41 +189,85 @@ static int find_bias(struct elf *e, const struct maps_entry *part)
 
 /* --- opening -------------------------------------------------------------- */
 
+/* Files that are no files: reading one may wait, take something away, or do something. */
+static bool is_pseudo(int fd)
+{
+    static const unsigned long kinds[] = {
+        0x9fa0 /* proc */, 0x62656572 /* sysfs */, 0x64626720 /* debugfs */, 0x74726163 /* tracefs */,
+        0x63677270 /* cgroup2 */, 0x27e0eb /* cgroup */, 0x73636673 /* securityfs */, 0xde5e81e4 /* efivarfs */,
+    };
+    struct statfs fs;
+    size_t i;
+    if (fstatfs(fd, &fs) < 0)
+        return true;
+    for (i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+        if ((unsigned long)fs.f_type == kinds[i])
+            return true;
+    return false;
+}
+
+/* Opens what O_PATH has found, and lets go of that: a device must not be opened just to
+ * find out that it is one. O_NONBLOCK: whoever has a lease on the file (fcntl(2),
+ * F_SETLEASE) would make us wait. */
+static int open_found(int at, struct stat *ret)
+{
+    char self[64];
+    struct stat st;
+    int fd = -ENOENT;
+    if (at < 0)
+        return -errno;
+    if (fstat(at, &st) == 0 && S_ISREG(st.st_mode) && !is_pseudo(at)) {
+        snprintf(self, sizeof(self), "/proc/self/fd/%d", at);
+        fd = open(self, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+        if (fd < 0)
+            fd = -errno;
+        *ret = st;
+    }
+    close(at);
+    return fd;
+}
+
 /* The mapped file itself, whatever became of its name. Needs CAP_SYS_ADMIN or
  * CAP_CHECKPOINT_RESTORE (proc(5)). */
 static int open_map_files(pid_t pid, const struct maps_entry *m)
 {
     char path[96];
-    int fd;
+    struct stat st;
     snprintf(path, sizeof(path), "/proc/%d/map_files/%lx-%lx", (int)pid, (unsigned long)m->lo, (unsigned long)m->hi);
-    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-    return fd < 0 ? -errno : fd;
+    return open_found(open(path, O_PATH | O_CLOEXEC), &st);
 }
 
-/* The path inside the target's root. First as O_PATH: a device must not be
- * opened just to find out that it is one. *ret_same: device and inode agree. */
+/* The name is what the kernel resolved when the file was opened: a link in it was put
+ * there since, and one that begins with a slash would lead out of the target's root into
+ * ours. Before 5.6 links are followed; what is found must then still be the mapped file. */
+static int find_in_root(pid_t pid, const char *name)
+{
+    struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
+    char path[32];
+    int root, at, err;
+    snprintf(path, sizeof(path), "/proc/%d/root", (int)pid);
+    root = open(path, O_PATH | O_CLOEXEC | O_DIRECTORY);
+    if (root < 0)
+        return -1;
+    at = (int)syscall(SYS_openat2, root, name + strspn(name, "/"), &how, sizeof(how));
+    if (at < 0 && (errno == ENOSYS || errno == EPERM))
+        at = openat(root, name + strspn(name, "/"), O_PATH | O_CLOEXEC);
+    err = errno;
+    close(root);
+    errno = err;
+    return at;
+}
+
+/* The path inside the target's root. *ret_same: device and inode agree. */
 static int open_by_name(pid_t pid, const struct maps_entry *m, bool *ret_same)
 {
-    char path[4352], self[64];
     struct stat st;
-    int at, fd;
+    int fd;
     if (m->name[0] != '/' || m->deleted)
         return -ENOENT;
-    if (snprintf(path, sizeof(path), "/proc/%d/root%s", (int)pid, m->name) >= (int)sizeof(path))
-        return -ENAMETOOLONG;
-    at = open(path, O_PATH | O_CLOEXEC);
-    if (at < 0)
-        return -errno;
-    if (fstat(at, &st) < 0 || !S_ISREG(st.st_mode)) {
-        close(at);
-        return -ENOENT;
-    }
-    *ret_same = st.st_ino == m->inode && major(st.st_dev) == m->dev_major && minor(st.st_dev) == m->dev_minor;
-    snprintf(self, sizeof(self), "/proc/self/fd/%d", at);
-    fd = open(self, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        fd = -errno;
-    close(at);
+    fd = open_found(find_in_root(pid, m->name), &st);
+    if (fd >= 0)
+        *ret_same = st.st_ino == m->inode && major(st.st_dev) == m->dev_major && minor(st.st_dev) == m->dev_minor;
     return fd;
 }
 
@@ -319,6 +378,15 @@ int elf_open_mapped(struct elf **ret, pid_t pid, const struct maps *maps, const 
     }
     *ret = e;
     return 0;
+}
+
+int elf_charge(struct elf *e, uint64_t *budget)
+{
+    size_t sections = 0;
+    if (e->lib && elf_getshdrnum(e->lib, &sections) < 0)
+        return -ENOEXEC;
+    e->budget = budget;
+    return spend(e, sizeof(*e) + e->ph_count * sizeof(*e->ph) + sections * SECTION_COST) ? 0 : -E2BIG;
 }
 
 int elf_open_image(struct elf **ret, const void *image, size_t len)
@@ -446,11 +514,11 @@ static Elf_Scn *section_of_type(const struct elf *e, uint32_t type)
     return NULL;
 }
 
-static const Elf_Data *section_data(Elf_Scn *s)
+static const Elf_Data *section_data(const struct elf *e, Elf_Scn *s)
 {
     const Elf_Data *d;
     GElf_Shdr h;
-    if (!s || !gelf_getshdr(s, &h) || h.sh_size > SECTION_MAX)
+    if (!s || !gelf_getshdr(s, &h) || h.sh_size > SECTION_MAX || !spend(e, h.sh_size))
         return NULL;
     d = elf_getdata(s, NULL);
     return d && d->d_buf ? d : NULL;
@@ -459,11 +527,11 @@ static const Elf_Data *section_data(Elf_Scn *s)
 static int table_from_file(const struct elf *e, struct table *t, uint32_t type)
 {
     Elf_Scn *s = section_of_type(e, type), *v;
-    const Elf_Data *sym = section_data(s), *str, *ver;
+    const Elf_Data *sym = section_data(e, s), *str, *ver;
     GElf_Shdr h;
     if (!sym || !gelf_getshdr(s, &h))
         return -ENOENT;
-    str = section_data(elf_getscn(e->lib, h.sh_link));
+    str = section_data(e, elf_getscn(e->lib, h.sh_link));
     if (!str)
         return -ENOENT;
     t->sym = sym->d_buf;
@@ -471,7 +539,7 @@ static int table_from_file(const struct elf *e, struct table *t, uint32_t type)
     t->str = str->d_buf;
     t->strsz = str->d_size;
     v = type == SHT_DYNSYM ? section_of_type(e, SHT_GNU_versym) : NULL;
-    ver = section_data(v);
+    ver = section_data(e, v);
     if (ver && ver->d_size / sizeof(uint16_t) >= t->count)
         t->versym = ver->d_buf;
     return 0;
@@ -583,8 +651,11 @@ static int memory_sym_count(const struct elf *e, const struct dyn_facts *f, size
 
 static int fetch(const struct elf *e, raddr_t at, size_t len, void **ret)
 {
-    void *buf = malloc(len ? len : 1);
+    void *buf;
     int r;
+    if (!spend(e, len))
+        return -E2BIG;
+    buf = malloc(len ? len : 1);
     if (!buf)
         return -ENOMEM;
     r = elf_read(e, at, buf, len);
@@ -767,7 +838,7 @@ int elf_exe_machine(pid_t pid, unsigned *ret_class, unsigned *ret_machine)
     ssize_t n;
     int fd;
     snprintf(path, sizeof(path), "/proc/%d/exe", (int)pid);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return -errno;
     n = pread(fd, h, sizeof(h), 0);

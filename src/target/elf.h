@@ -48,6 +48,11 @@ int elf_open_mapped(struct elf **ret, pid_t pid, const struct maps *maps, const 
  * as linked (bias 0). 0, -ENOEXEC, -ENOMEM. */
 int elf_open_image(struct elf **ret, const void *image, size_t len) MP_MUST_CHECK;
 
+/* From here on what is read for e, and what has been, is taken off *budget (bytes), which
+ * several share and which outlives e. What it does not suffice for is not found. 0, -E2BIG
+ * when e itself is too much already. */
+int elf_charge(struct elf *e, uint64_t *budget) MP_MUST_CHECK;
+
 void elf_free(struct elf *e); /* NULL is fine */
 
 enum elf_source elf_source(const struct elf *e);

@@ -15,6 +15,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -393,6 +394,122 @@ START_TEST(test_huge)
 }
 END_TEST
 
+/* --- names that lead elsewhere ------------------------------------------------------ */
+
+static char folder[64], file[96], other[96];
+
+/* Maps of ours, changed: the mapping that holds `at` is of the file that name says, with
+ * its inode, at a place where we have nothing, so that map_files does not help. */
+static struct elf *open_named(const char *name, int *ret)
+{
+    struct stat st;
+    char line[256];
+    struct maps m;
+    struct elf *e = NULL;
+
+    ck_assert_int_eq(stat("/proc/self/exe", &st), 0);
+    snprintf(line, sizeof(line), "10000-20000 r-xp 00000000 %02x:%02x %lu %s\n", major(st.st_dev), minor(st.st_dev),
+             (unsigned long)st.st_ino, name);
+    ck_assert_int_eq(maps_parse(&m, line, strlen(line)), 0);
+    ck_assert_uint_eq(m.count, 1);
+    *ret = elf_open_mapped(&e, getpid(), &m, m.entry);
+    maps_release(&m);
+    return e;
+}
+
+static void folder_make(void)
+{
+    strcpy(folder, "/tmp/mp-elf-XXXXXX");
+    ck_assert_ptr_nonnull(mkdtemp(folder));
+    snprintf(file, sizeof(file), "%s/file", folder);
+    snprintf(other, sizeof(other), "%s/other", folder);
+}
+
+static void folder_remove(void)
+{
+    unlink(file);
+    unlink(other);
+    ck_assert_int_eq(rmdir(folder), 0);
+}
+
+/* The kernel's names have no links in them: one that is there now was put there. By its
+ * own name the file is found. */
+START_TEST(test_link_in_name)
+{
+    char real[4096], below[160];
+    struct elf *e;
+    int r;
+
+    ck_assert_ptr_nonnull(realpath("/proc/self/exe", real));
+    e = open_named(real, &r);
+    ck_assert_int_eq(r, 0);
+    ck_assert_int_eq(elf_source(e), ELF_FROM_ROOT);
+    elf_free(e);
+    folder_make();
+    ck_assert_int_eq(symlink(real, file), 0);
+    ck_assert_ptr_null(open_named(file, &r));
+    *strrchr(real, '/') = 0;
+    ck_assert_int_eq(symlink(real, other), 0);
+    snprintf(below, sizeof(below), "%s/test_elf", other);
+    ck_assert_ptr_null(open_named(below, &r));
+    folder_remove();
+}
+END_TEST
+
+/* Opening a file that somebody holds a write lease on waits for that one. */
+START_TEST(test_leased)
+{
+    struct elf *e;
+    int r, fd;
+
+    folder_make();
+    fd = open(file, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    ck_assert_int_ge(fd, 0);
+    signal(SIGIO, SIG_IGN);
+    if (fcntl(fd, F_SETLEASE, F_WRLCK) == 0) {
+        e = open_named(file, &r);
+        ck_assert_ptr_null(e);
+    }
+    close(fd);
+    folder_remove();
+}
+END_TEST
+
+/* Files that do something when they are read. */
+START_TEST(test_pseudo)
+{
+    static const char *const names[] = {"/proc/self/status", "/proc/kmsg", "/sys/kernel/notes", "/dev/null", "/dev"};
+    int r;
+
+    ck_assert_ptr_null(open_named(names[_i], &r));
+}
+END_TEST
+
+/* All that is read of many modules has one bound. */
+START_TEST(test_budget)
+{
+    uint64_t budget = 1 << 20, before;
+    struct elf *e = open_at(getpid(), &maps, (raddr_t)(uintptr_t)&test_elf_exported_variable);
+    struct elf_sym s;
+
+    ck_assert_int_eq(elf_charge(e, &budget), 0);
+    before = budget;
+    ck_assert_int_eq(elf_find(e, "test_elf_exported_variable", &s), 0);
+    ck_assert_uint_lt(budget, before);
+    elf_free(e);
+    e = open_at(getpid(), &maps, (raddr_t)(uintptr_t)&test_elf_exported_variable);
+    budget = 64 << 10; /* for the headers, not for the tables */
+    ck_assert_int_eq(elf_charge(e, &budget), 0);
+    budget = 16;
+    ck_assert_int_eq(elf_find(e, "test_elf_exported_variable", &s), -ENOENT);
+    ck_assert_uint_eq(budget, 16);
+    elf_free(e);
+    e = open_at(getpid(), &maps, (raddr_t)(uintptr_t)&test_elf_exported_variable);
+    ck_assert_int_eq(elf_charge(e, &budget), -E2BIG);
+    elf_free(e);
+}
+END_TEST
+
 START_TEST(test_exe_machine)
 {
     unsigned class, machine;
@@ -419,6 +536,10 @@ int main(void)
     tcase_add_test(t, test_not_mapped_as_elf);
     tcase_add_test(t, test_exe_machine);
     tcase_add_loop_test(t, test_huge, 0, 2);
+    tcase_add_test(t, test_link_in_name);
+    tcase_add_test(t, test_leased);
+    tcase_add_loop_test(t, test_pseudo, 0, 5);
+    tcase_add_test(t, test_budget);
     suite_add_tcase(s, t);
     srunner_run_all(r, CK_NORMAL);
     failed = srunner_ntests_failed(r);
