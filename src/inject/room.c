@@ -94,16 +94,31 @@ static int refuse(const struct room_row *row, const struct room_limit *l, pid_t 
     return r;
 }
 
+/* Whether a name chosen by the target means itself to a shell. */
+static bool is_plain(const char *path)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:@,=";
+    return path[0] == '/' && !path[strspn(path, plain)];
+}
+
+static int refuse_no_proc(const struct room *r, pid_t pid, struct mp_failure *f)
+{
+    int ret = mp_fail(f, MP_E_NO_PROC, 0, "there is no /proc in the root of process %d%s%s, and the agent reads /proc/self",
+                      (int)pid, r->root[0] ? ", " : "", r->root);
+    bool whole = strlen(r->root) < sizeof(r->root) - 1;
+    /* A hint is a line that root may paste into a shell. */
+    if (whole && is_plain(r->root) && strcmp(r->root, "/"))
+        mp_fail_hint(f, "mkdir -p %s/proc && mount --bind /proc %s/proc (in its mount namespace: nsenter -t %d -m)",
+                     r->root, r->root, (int)pid);
+    else
+        mp_fail_hint(f, "mount it there, in its mount namespace (nsenter -t %d -m)", (int)pid);
+    return ret;
+}
+
 int room_check(const struct room *r, pid_t pid, struct mp_failure *f)
 {
-    if (r->no_proc) {
-        int ret = mp_fail(f, MP_E_NO_PROC, 0, "there is no /proc in the root of process %d%s%s, and the agent reads /proc/self",
-                          (int)pid, r->root[0] ? ", " : "", r->root);
-        if (r->root[0] && strcmp(r->root, "/"))
-            mp_fail_hint(f, "mkdir -p %s/proc && mount --bind /proc %s/proc (in its mount namespace: nsenter -t %d -m)",
-                         r->root, r->root, (int)pid);
-        return ret;
-    }
+    if (r->no_proc)
+        return refuse_no_proc(r, pid, f);
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         const struct room_limit *l = (const struct room_limit *)((const char *)r + rows[i].at);
         if (l->known && l->used + rows[i].need > l->limit.soft)

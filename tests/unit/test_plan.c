@@ -170,6 +170,34 @@ START_TEST(test_room)
 }
 END_TEST
 
+/* A hint is a line to be pasted into root's shell: a root that the target named is in it
+ * only where the shell takes it for a name. */
+START_TEST(test_hint_is_no_command)
+{
+    static const char *const roots[] = {"/tmp/a;reboot", "/tmp/$(reboot)", "/tmp/`reboot`", "/tmp/a b", "/tmp/a&", "/tmp/a|b",
+                                        "/tmp/a'b", "/tmp/a\nreboot", "/tmp/~/..\\", "/tmp/\"x", "/tmp/*", "/tmp/>x", "-rf"};
+
+    for (size_t i = 0; i < sizeof(roots) / sizeof(roots[0]); i++) {
+        struct room r = {.no_proc = true};
+        struct mp_failure f = {0};
+
+        strcpy(r.root, roots[i]);
+        ck_assert_int_eq(room_check(&r, 42, &f), -(int)MP_E_NO_PROC);
+        ck_assert_msg(!strstr(f.hint, roots[i]) && !strstr(f.hint, "reboot") && !strstr(f.hint, "--bind"), "%s", f.hint);
+        ck_assert_msg(strstr(f.hint, "nsenter -t 42 -m"), "%s", f.hint);
+    }
+    for (size_t len = 125; len < 128; len++) { /* a path that was cut is another one's */
+        struct room r = {.no_proc = true};
+        struct mp_failure f = {0};
+
+        memset(r.root, 'x', len);
+        r.root[0] = '/';
+        ck_assert_int_eq(room_check(&r, 42, &f), -(int)MP_E_NO_PROC);
+        ck_assert_int_eq(strstr(f.hint, "--bind") != NULL, len < 127);
+    }
+}
+END_TEST
+
 /* What only the kernel's refusal in the target told. */
 START_TEST(test_room_explain)
 {
@@ -307,6 +335,7 @@ int main(void)
     int failed;
     tcase_add_loop_test(t, test_refusal, 0, REFUSALS);
     tcase_add_test(t, test_room);
+    tcase_add_test(t, test_hint_is_no_command);
     tcase_add_test(t, test_room_explain);
     tcase_add_loop_test(t, test_order, 0, 12);
     tcase_add_test(t, test_accepted);
