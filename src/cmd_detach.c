@@ -14,6 +14,7 @@
 
 #define CLEAN_WAIT_MS 2000u
 #define RETRY_STEP_MS 100
+#define SWEEPS_MAX 16          /* beyond --wait: a target could bring forth leftovers without end */
 #define SLOTS 4        /* struct mp_slots has so many that can change */
 #define SLOT_WORDS 96
 
@@ -107,7 +108,7 @@ static int parse(struct detach *d, int argc, char **argv)
 static int detach_retry(struct detach *d, struct mp_failure *f)
 {
     uint64_t deadline = clock_mono_ns() + d->wait_ns, pause_ns;
-    int n;
+    int n, sweeps = 0;
 
     for (;;) {
         n = inject_wait_clean(d->pid, d->before, CLEAN_WAIT_MS, &d->diff, f);
@@ -117,7 +118,7 @@ static int detach_retry(struct detach *d, struct mp_failure *f)
         n = d->cured || !inject_copies(d->pid) ? inject_sweep(d->pid, d->talk.log, &pause_ns, f) : 0;
         if (n < 0)
             return n;
-        if (n > 0)
+        if (n > 0 && (++sweeps < SWEEPS_MAX || clock_mono_ns() < deadline))
             continue;
         if ((!d->cured || clock_mono_ns() < deadline) &&
             (inject_idle_thunks(d->pid) > 0 || inject_copies(d->pid) > 0)) {

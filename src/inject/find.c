@@ -64,11 +64,11 @@ static int find_in(pid_t pid, pid_t live, struct inject_agent *ret, struct mp_fa
     struct inject_agent a;
     struct maps maps;
     raddr_t addr;
-    size_t at = 0;
+    struct ours_walk walk = {0};
     int found = 0, r = maps_read(&maps, live);
     if (r < 0)
         return gather_refusal(pid, r, f);
-    while (!(found && ret->alive) && ours_next_control(live, &maps, &at, &addr)) {
+    while (!(found && ret->alive) && ours_next_control(live, &maps, &walk, &addr)) {
         r = read_agent(pid, live, addr, &a);
         if (r < 0 && r != -EPROTONOSUPPORT) {
             found = found ? found : r;
@@ -106,11 +106,11 @@ int inject_find_other(pid_t pid, int32_t agent_tid, struct inject_agent *ret)
     pid_t live = proc_live_task(pid);
     struct maps maps;
     raddr_t addr;
-    size_t at = 0;
+    struct ours_walk walk = {0};
     int found = 0;
     if (live < 0 || maps_read(&maps, live) < 0)
         return 0;
-    while (!found && ours_next_control(live, &maps, &at, &addr)) {
+    while (!found && ours_next_control(live, &maps, &walk, &addr)) {
         struct inject_agent a = {.control_addr = addr};
         if (ours_read_control(live, addr, &a.control) < 0 || a.control.agent_tid == agent_tid ||
             a.control.state >= MP_STATE_GONE || !is_alive(pid, &a.control))

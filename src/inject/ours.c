@@ -14,7 +14,9 @@
 
 enum {
     PAGES_LOOKED_AT = 1024,      /* per anonymous executable mapping (a JIT may have gigabytes) */
-    DATA_LOOKED_AT = 16 << 20    /* bytes of the agent's data, far more than it has */
+    PAGES_LOOKED_AT_ALL = 65536, /* in all of them: a target may have made as many mappings as it liked */
+    DATA_LOOKED_AT = 1 << 20,    /* bytes of the agent's data, far more than it has */
+    DATA_LOOKED_AT_ALL = 64      /* mappings that bear the agent's name; its own are a few */
 };
 
 #define MEMFD_PREFIX "/memfd:" MP_ANON_NAME
@@ -84,6 +86,7 @@ static void find_named(struct ours *ret, pid_t pid, raddr_t region)
 
 void ours_find(struct ours *ret, pid_t pid, const struct maps *m)
 {
+    unsigned all = 0;
     size_t i;
     *ret = (struct ours){0};
     find_thunks(ret, pid, m);
@@ -96,7 +99,7 @@ void ours_find(struct ours *ret, pid_t pid, const struct maps *m)
         if (ret->region_count < OURS_REGIONS_MAX && is_blank_region(pid, e))
             ret->region[ret->region_count++] = e->lo;
         /* Every page: the kernel merges neighbours, so a region may begin inside. */
-        for (at = e->lo; at < e->hi && pages++ < PAGES_LOOKED_AT; at += MP_PAGE)
+        for (at = e->lo; at < e->hi && pages++ < PAGES_LOOKED_AT && all++ < PAGES_LOOKED_AT_ALL; at += MP_PAGE)
             if (ret->region_count < OURS_REGIONS_MAX && has_magic(pid, at))
                 ret->region[ret->region_count++] = at;
     }
@@ -167,23 +170,26 @@ static bool scan_data(pid_t pid, const struct maps_entry *e, raddr_t *ret)
     return found;
 }
 
-int ours_next_control(pid_t pid, const struct maps *m, size_t *at, raddr_t *ret_addr)
+int ours_next_control(pid_t pid, const struct maps *m, struct ours_walk *walk, raddr_t *ret_addr)
 {
     bool agent_before = false; /* .bss: an anonymous mapping right behind the agent's data */
-    while (*at < m->count) {
-        size_t i = (*at)++;
+    while (walk->at < m->count && walk->scanned < DATA_LOOKED_AT_ALL) {
+        size_t i = walk->at++;
         const struct maps_entry *e = &m->entry[i];
         bool agent = has_prefix(e->name, "/memfd:" MP_AGENT_NAME);
         bool bss = agent_before && !e->inode && e->lo == m->entry[i - 1].hi;
-        if ((agent || bss) && e->write && scan_data(pid, e, ret_addr))
-            return 1;
         agent_before = agent;
+        if (!(agent || bss) || !e->write)
+            continue;
+        walk->scanned++;
+        if (scan_data(pid, e, ret_addr))
+            return 1;
     }
     return 0;
 }
 
 int ours_find_control(pid_t pid, const struct maps *m, raddr_t *ret_addr)
 {
-    size_t at = 0;
-    return ours_next_control(pid, m, &at, ret_addr);
+    struct ours_walk walk = {0};
+    return ours_next_control(pid, m, &walk, ret_addr);
 }

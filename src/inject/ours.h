@@ -46,8 +46,12 @@ int ours_read_control(pid_t pid, raddr_t at, struct mp_control *ret) MP_MUST_CHE
 /* Finds the control block in the agent's writable mappings. 1 and *ret_addr, or 0. */
 int ours_find_control(pid_t pid, const struct maps *m, raddr_t *ret_addr);
 
-/* The same for each of several agents: *at is where to begin among the mappings, 0 at
- * first, and where to go on after a find. */
-int ours_next_control(pid_t pid, const struct maps *m, size_t *at, raddr_t *ret_addr);
+/* The same for each of several agents: *walk is zeroed at first, and where to go on after
+ * a find. Only so many mappings are looked into that a target can't make it last. */
+struct ours_walk {
+    size_t at;        /* among the mappings */
+    unsigned scanned; /* mappings looked into */
+};
+int ours_next_control(pid_t pid, const struct maps *m, struct ours_walk *walk, raddr_t *ret_addr);
 
 #endif

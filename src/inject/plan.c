@@ -21,7 +21,7 @@
 #include "inject/view.h"
 #include "target/proc.h"
 
-enum { CMDLINE_MAX = 4096 };
+enum { CMDLINE_MAX = 4096, ENVIRON_MAX = 8 << 20 }; /* execve(2) lets no more than 6 MiB through */
 
 /* The plan and what its pointers point to. */
 struct plan_box {
@@ -96,7 +96,7 @@ static bool single_arena(pid_t live)
     size_t len;
     bool found;
     const char *at;
-    if (proc_read(live, "environ", &text, &len) < 0)
+    if (proc_read_head(live, "environ", ENVIRON_MAX, &text, &len) < 0)
         return false;
     found = proc_environ_has(text, len, "MALLOC_ARENA_MAX=1");
     for (at = text; !found && at < text + len; at += strlen(at) + 1)

@@ -21,13 +21,14 @@
 
 /* --- whole files ---------------------------------------------------------- */
 
-/* Reads fd to its end. proc files report size 0, so the buffer grows. */
-static int read_all(int fd, char **ret_text, size_t *ret_len)
+/* Reads fd to its end, or max bytes of it. proc files report size 0, so the buffer grows. */
+static int read_all(int fd, size_t max, char **ret_text, size_t *ret_len)
 {
     size_t cap = 16384, len = 0;
     char *buf = malloc(cap);
     while (buf) {
-        ssize_t n = read(fd, buf + len, cap - 1 - len);
+        size_t room = cap - 1 - len < max - len ? cap - 1 - len : max - len;
+        ssize_t n = read(fd, buf + len, room);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0) {
@@ -42,10 +43,6 @@ static int read_all(int fd, char **ret_text, size_t *ret_len)
             return 0;
         }
         len += (size_t)n;
-        if (len >= PROC_FILE_MAX) {
-            free(buf);
-            return -EFBIG;
-        }
         if (cap - 1 - len < 4096) {
             char *grown = realloc(buf, cap * 2);
             if (!grown)
@@ -58,14 +55,30 @@ static int read_all(int fd, char **ret_text, size_t *ret_len)
     return -ENOMEM;
 }
 
-int proc_read_path(const char *path, char **ret_text, size_t *ret_len)
+static int read_head(const char *path, size_t max, char **ret_text, size_t *ret_len)
 {
     int r, fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return -errno;
-    r = read_all(fd, ret_text, ret_len);
+    r = read_all(fd, max, ret_text, ret_len);
     close(fd);
     return r;
+}
+
+int proc_read_path(const char *path, char **ret_text, size_t *ret_len)
+{
+    char *text;
+    size_t len;
+    int r = read_head(path, PROC_FILE_MAX, &text, &len);
+    if (r < 0)
+        return r;
+    if (len >= PROC_FILE_MAX) {
+        free(text);
+        return -EFBIG;
+    }
+    *ret_text = text;
+    *ret_len = len;
+    return 0;
 }
 
 static void proc_path(char *buf, size_t size, pid_t pid, const char *name)
@@ -88,6 +101,13 @@ int proc_read(pid_t pid, const char *name, char **ret_text, size_t *ret_len)
     char path[128];
     proc_path(path, sizeof(path), pid, name);
     return absence(proc_read_path(path, ret_text, ret_len), pid);
+}
+
+int proc_read_head(pid_t pid, const char *name, size_t max, char **ret_text, size_t *ret_len)
+{
+    char path[128];
+    proc_path(path, sizeof(path), pid, name);
+    return absence(read_head(path, max, ret_text, ret_len), pid);
 }
 
 ssize_t proc_link(pid_t pid, const char *name, char *ret_buf, size_t size)
@@ -575,12 +595,10 @@ char *proc_cmdline(pid_t pid, size_t max)
 {
     char *text, *clean;
     size_t i, len;
-    if (proc_read(pid, "cmdline", &text, &len) < 0)
+    if (proc_read_head(pid, "cmdline", max, &text, &len) < 0)
         return NULL;
     while (len && text[len - 1] == '\0')
         len--;
-    if (len > max)
-        len = max;
     for (i = 0; i < len; i++)
         if (text[i] == '\0')
             text[i] = ' ';

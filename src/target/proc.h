@@ -21,6 +21,10 @@
  * -EACCES, -EFBIG beyond PROC_FILE_MAX, another -errno. */
 int proc_read(pid_t pid, const char *name, char **ret_text, size_t *ret_len) MP_MUST_CHECK;
 
+/* As proc_read, of at most max bytes: for cmdline and environ, whose length a process may
+ * choose after the fact (prctl(2), PR_SET_MM). */
+int proc_read_head(pid_t pid, const char *name, size_t max, char **ret_text, size_t *ret_len) MP_MUST_CHECK;
+
 /* As proc_read for any path. -ENOENT stays -ENOENT. */
 int proc_read_path(const char *path, char **ret_text, size_t *ret_len) MP_MUST_CHECK;
 

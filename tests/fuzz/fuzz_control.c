@@ -108,7 +108,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     unsigned flags = fuzz_u8(&in), boot_len = fuzz_u16(&in), agents = 0;
     struct ours o;
     raddr_t addr;
-    size_t at = 0;
+    struct ours_walk walk = {0};
 
     memset(memory, 0, ROOM);
     if (flags & FUZZ_MAGIC)
@@ -123,7 +123,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (size_t i = 0; i < maps.count; i++)
         (void)ours_mapping(&o, &maps.entry[i]);
     (void)ours_fd(&o, getpid(), 0, "/dev/null");
-    while (ours_next_control(getpid(), &maps, &at, &addr)) {
+    while (ours_next_control(getpid(), &maps, &walk, &addr)) {
         struct inject_agent a = {.control_addr = addr, .alive = flags & FUZZ_ALIVE};
 
         FUZZ_HOLDS(++agents <= maps.count);

@@ -95,6 +95,58 @@ START_TEST(test_blank_region_written)
 }
 END_TEST
 
+/* --- a target that makes it last --------------------------------------------------- */
+
+#define MANY 100
+
+/* As many mappings that bear the agent's name as it likes: a bound on what is looked into. */
+START_TEST(test_many_agents)
+{
+    struct ours_walk walk = {0};
+    struct maps m;
+    raddr_t at;
+    int fd = memfd_create(MP_AGENT_NAME, MFD_CLOEXEC);
+    unsigned char *p, *block = map(0, (2 * MANY + 1) * MP_PAGE, PROT_NONE);
+
+    ck_assert_int_eq(ftruncate(fd, MP_PAGE), 0);
+    for (int i = 0; i < MANY; i++) { /* with holes, so that they stay apart */
+        p = mmap(block + 2 * i * MP_PAGE, MP_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, 0);
+        ck_assert_ptr_ne(p, MAP_FAILED);
+    }
+    ck_assert_int_eq(maps_read(&m, getpid()), 0);
+    ck_assert_int_eq(ours_next_control(getpid(), &m, &walk, &at), 0);
+    ck_assert_uint_gt(walk.scanned, 8);
+    ck_assert_uint_lt(walk.scanned, MANY);
+    memcpy(block + 8 * MP_PAGE, &(uint64_t){MP_CONTROL_MAGIC}, 8); /* among the first it is found */
+    walk = (struct ours_walk){0};
+    ck_assert_int_eq(ours_next_control(getpid(), &m, &walk, &at), 1);
+    ck_assert_uint_eq(at, (raddr_t)(uintptr_t)block + 8 * MP_PAGE);
+    maps_release(&m);
+    close(fd);
+}
+END_TEST
+
+/* The same of executable memory without a file. */
+START_TEST(test_much_code)
+{
+    size_t len = 1024 * MP_PAGE;
+    unsigned char *block = map(0, MANY * (len + MP_PAGE), PROT_NONE), *last;
+    struct ours o;
+
+    for (int i = 0; i < MANY; i++)
+        ck_assert_int_eq(mprotect(block + i * (len + MP_PAGE), len, PROT_READ | PROT_EXEC), 0);
+    last = block + (MANY - 1) * (len + MP_PAGE);
+    ck_assert_int_eq(mprotect(last, MP_PAGE, PROT_READ | PROT_WRITE | PROT_EXEC), 0);
+    memcpy(last, MP_REGION_MAGIC, sizeof(MP_REGION_MAGIC) - 1);
+    o = look();
+    ck_assert_uint_eq(o.region_count, 0);
+    ck_assert_int_eq(mprotect(block, MP_PAGE, PROT_READ | PROT_WRITE | PROT_EXEC), 0);
+    memcpy(block, MP_REGION_MAGIC, sizeof(MP_REGION_MAGIC) - 1);
+    o = look();
+    ck_assert_uint_eq(o.region_count, 1);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("ours");
@@ -106,6 +158,9 @@ int main(void)
     tcase_add_test(t, test_thunk);
     tcase_add_test(t, test_blank_region);
     tcase_add_test(t, test_blank_region_written);
+    tcase_add_test(t, test_many_agents);
+    tcase_add_test(t, test_much_code);
+    tcase_set_timeout(t, 60);
     suite_add_tcase(s, t);
     srunner_run_all(r, CK_NORMAL);
     failed = srunner_ntests_failed(r);

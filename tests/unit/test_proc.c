@@ -175,6 +175,10 @@ START_TEST(test_self)
     cmdline = proc_cmdline(getpid(), 100);
     ck_assert_ptr_nonnull(cmdline);
     ck_assert_ptr_nonnull(strstr(cmdline, "test_proc"));
+    ck_assert_uint_gt(strlen(cmdline), 4);
+    free(cmdline);
+    cmdline = proc_cmdline(getpid(), 4); /* no more is read than is wanted */
+    ck_assert_uint_le(strlen(cmdline), 4);
     free(cmdline);
     ck_assert_int_eq(proc_same_ns(getpid(), getppid(), "pid"), 1);
 }
