@@ -6,6 +6,7 @@
 #include "inject/borrow.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 #include <sys/resource.h>
 #include <sys/uio.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/utf8.h"
@@ -255,6 +257,25 @@ static int borrow_refused(struct borrow *b, int err, struct mp_failure *f)
     return mp_fail(f, MP_E_EPERM, -err, "the kernel refuses to trace process %d", pid);
 }
 
+/* Whether the process is still the one that the plan was made for: its number may be
+ * another's by now, a sibling's with the same libraries at the same addresses. */
+static bool borrow_same_process(const struct inject_plan *p)
+{
+    struct pollfd end = {p->facts.pidfd, POLLIN, 0};
+    struct proc_stat st;
+    if (p->facts.pidfd >= 0)
+        return poll(&end, 1, 0) == 0;
+    return proc_stat_read(&st, p->facts.pid, 0) == 0 && st.starttime == p->facts.starttime;
+}
+
+/* Whether a thread is that process's; once it is seized its id can't go to another one. */
+static bool borrow_same_thread(const struct inject_plan *p, pid_t tid)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/task/%d", (int)p->facts.pid, (int)tid);
+    return access(path, F_OK) == 0;
+}
+
 /* Tries one thread: 1 it stands at a safe point, 0 another one must be found,
  * negative enum mp_err. */
 static int borrow_try(struct borrow *b, pid_t tid, struct mp_failure *f)
@@ -269,7 +290,12 @@ static int borrow_try(struct borrow *b, pid_t tid, struct mp_failure *f)
     int r = tracee_seize(&b->t, b->plan->suspend_seccomp);
     if (r == -EPERM)
         return borrow_refused(b, r, f);
-    if (r < 0 || tracee_interrupt(&b->t) < 0)
+    if (r < 0)
+        return 0;
+    if (!borrow_same_process(b->plan)) /* a bystander: never stopped, and free when this thread of ours ends */
+        return mp_fail(f, MP_E_TARGET_EXITED, 0, "process %d exited in the middle of the injection", (int)b->plan->facts.pid);
+    bool same = borrow_same_thread(b->plan, tid);
+    if (tracee_interrupt(&b->t) < 0)
         return 0;
     b->attempts++;
     r = borrow_await(b, &stop);
@@ -281,9 +307,14 @@ static int borrow_try(struct borrow *b, pid_t tid, struct mp_failure *f)
         return 0;
     if (stop.event == TRACEE_GROUP_STOP) {
         tracee_detach(&b->t, 0);
-        return mp_fail(f, MP_E_STOPPED, 0, "process %d is stopped by a signal", (int)b->plan->facts.pid);
+        return same ? mp_fail(f, MP_E_STOPPED, 0, "process %d is stopped by a signal", (int)b->plan->facts.pid) : 0;
     }
-    if (tracee_get_regs(&b->t, &b->regs) == 0) {
+    int got = tracee_get_regs(&b->t, &b->regs);
+    if (got == 0 && !same) {
+        remote_decline(&b->t, &b->regs, false);
+        return 0;
+    }
+    if (got == 0) {
         b->last = borrow_judge(b);
         if (b->execed) {
             tracee_detach(&b->t, 0);
