@@ -295,9 +295,9 @@ class Guest:
 
     def __init__(self, kernel, folder, options):
         self.kernel, self.budget = kernel, 60 * options.budget
-        self.rows_path = os.path.join(folder, "rows")
+        self.rows_path = os.path.join(folder, kernel.release + ".rows")
         self.console = os.path.join(folder, kernel.release + ".console")
-        ramdisk = os.path.join(folder, "initramfs")
+        ramdisk = os.path.join(folder, kernel.release + ".initramfs")
         initramfs(kernel, os.path.join(folder, "init"), ramdisk)
         words = "budget=%d slow=%s only=%s" % (self.budget, SLOW[options.accel], options.only or "all")
         self.argv = ["qemu-system-x86_64", "-accel", options.accel + (",thread=multi" if options.accel == "tcg" else ""),
@@ -390,7 +390,7 @@ def parse():
     parser.add_argument("--accel", choices=sorted(SLOW), default=default_accel())
     parser.add_argument("--only", default="", help="parts of guest/main.py: probes, selftest, states, tests, or a state's or a test's name")
     parser.add_argument("--same-image", action="store_true", help="do not build the userland's image anew")
-    parser.add_argument("--report", action="store_true", help="only write the page")
+    parser.add_argument("--report", action="store_true", help="only write the section of the page")
     parser.add_argument("--output", default=os.path.join(ROOT, "docs", "reliability.md"))
     parser.add_argument("-v", dest="verbose", action="store_true")
     return parser.parse_args()
@@ -418,7 +418,7 @@ def main():
             keep(folder, kernel, rows, options, result)
             print("%s: %d rows, %d complaints" % (kernel.release, len(rows), len(complaints)), flush=True)
             bad += complaints
-    report.write(os.path.join(helpers, "results.jsonl"), options.output)
+    report.write_kernels(report.read_rows(result), options.output)
     print("\n".join(bad))
     return 1 if bad else 0
 

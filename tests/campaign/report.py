@@ -264,7 +264,30 @@ def write(results, output):
     lines += ["## By action", ""] + list(tell_table("action", sorted(book.actions.items())))
     for part in (tell_codes, tell_faults, tell_skips):
         lines += part(book)
-    kernels = os.path.join(os.path.dirname(results), "kernels.jsonl")  # of kernels.py
-    lines += report_kernels.tell(read_rows(kernels), line, head)
-    with open(output, "w") as file:
-        file.write("\n".join(lines).rstrip() + "\n")
+    put(output, "\n".join(lines), split(output)[1])
+
+
+# --- the section that kernels.py writes ------------------------------------------------------
+
+def split(path):
+    """(the page but for the section on kernels, that section); "" for what is not there."""
+    if not os.path.exists(path):
+        return "", ""
+    with open(path) as file:
+        page = file.read()
+    begin = page.find(report_kernels.TITLE + "\n")
+    if begin < 0:
+        return page, ""
+    end = page.find("\n## ", begin)
+    end = end + 1 if end >= 0 else len(page)
+    return page[:begin] + page[end:], page[begin:end]
+
+
+def put(path, page, section):
+    with open(path, "w") as file:
+        file.write("\n\n".join(part.strip() for part in (page, section) if part) + "\n")
+
+
+def write_kernels(rows, output):
+    """The rest of the page stays as it is."""
+    put(output, split(output)[0], "\n".join(report_kernels.tell(rows, line, head)))

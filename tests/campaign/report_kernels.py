@@ -1,6 +1,7 @@
 """The section "Kernels" of docs/reliability.md, from the rows of kernels.py."""
 import collections
 
+TITLE = "## Kernels"
 PROBES = (("statm", "a lone thread", "statm: own pages"), ("statm", "other threads", "statm: of four other threads"),
           ("synced", "a lone thread", "statm, after the thread gave back a page: own pages"), ("synced", "other threads", "the same: of four other threads"),
           ("minflt", "a lone thread", "RUSAGE_THREAD minor faults"), ("rollup", "a lone thread", "smaps_rollup: own pages"),
@@ -11,7 +12,7 @@ core of the campaign and the live tests there. An emulated CPU is ten times slow
 pauses say nothing; what is right or wrong does not depend on that."""
 
 PROBE_WORDS = """Which probes are exact. Pages are touched one by one, and after each the probe is compared with
-their number (`tests/campaign/guest/probes.c`): `0` is exact, `-63..0` is up to 63 pages behind.
+their number (`tests/campaign/guest/probes.c`): `0` is exact, `-66..0` is up to 66 pages behind.
 Below, what the agent's self-test says of itself in `meta`: the largest error of statm and of
 the faults in its sessions, and whether smaps_rollup can be read."""
 
@@ -49,12 +50,22 @@ class Kernel:
             self.bad.append(row)
 
 
+def how(head):
+    return "%s, %s" % (head.get("emulator", "").partition(" (")[0].replace("emulator version ", ""), head.get("accel", ""))
+
+
 def span(low, high):
-    return "0" if low == high == 0 else "%+d..%+d" % (low, high)
+    return "0" if low == high == 0 else "%d..%d" % (low, high)
 
 
 def worst(kernel, field):
     return max((abs(row["selftest"][field]) for row in kernel.selftests), default=None)
+
+
+def statm(kernel):
+    """With what the agent does for it."""
+    synced = sum(row["selftest"].get("statm_synced", False) for row in kernel.selftests)
+    return "%d%s" % (worst(kernel, "statm_error_pages"), ", made exact in %d of %d sessions" % (synced, len(kernel.selftests)) if synced else "")
 
 
 def probe_lines(kernels, line, head):
@@ -63,7 +74,7 @@ def probe_lines(kernels, line, head):
         found = [kernel.probes.get((probe, who)) for kernel in kernels]
         yield line(title, *[span(row["low"], row["high"]) if row else "" for row in found])
     for title, spell in (
-            ("self-test: statm, pages", lambda k: worst(k, "statm_error_pages")),
+            ("self-test: statm, pages", statm),
             ("self-test: faults, pages", lambda k: worst(k, "minflt_error_pages")),
             ("self-test: smaps_rollup", lambda k: "read" if k.selftests and all(r["selftest"]["rollup"] for r in k.selftests) else "not read"),
             ("self-test: sessions", lambda k: len(k.selftests))):
@@ -79,10 +90,10 @@ def tell(rows, line, head):
     kernels = sorted(kernels.values(), key=lambda kernel: [int(part) for part in kernel.release.split("-")[0].split("+")[0].split(".")])
     if not kernels:
         return
-    yield from ("## Kernels", "", WORDS, "")
+    yield from (TITLE, "", WORDS, "")
     yield from head("kernel", "how", "sessions", "targets", "failed", "harmed", "live tests", "failed", "skipped", "date")
     for k in kernels:
-        yield line(k.release + ("" if k.done else " (cut short)"), "%s, %s" % (k.head.get("emulator", ""), k.head.get("accel", "")), k.sessions,
+        yield line(k.release + ("" if k.done else " (cut short)"), how(k.head), k.sessions,
                    k.laps, k.failed or "", k.harmed or "", sum(k.tests.values()), k.tests["failed"] or "", k.tests["skipped"] or "", k.head.get("date", ""))
     yield from ("", PROBE_WORDS, "")
     yield from probe_lines(kernels, line, head)

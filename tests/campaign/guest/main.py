@@ -35,15 +35,14 @@ import sessions
 import table
 
 PORT = "/dev/ttyS1"
-SELFTESTS = 5     # sessions of each interpreter and target
-LAP_SESSIONS, LAP_SECONDS = 10, 60
+SELFTESTS = 3     # sessions of each interpreter and target
+LAP_SESSIONS, LAP_SECONDS = 8, 60
 CORE = ("select", "epoll", "sleep", "read", "event", "fib", "malloc_2", "threads", "sigalrm", "queued", "fork", "registers",
         "raw_epoll", "raw_poll", "raw_nanosleep", "raw_recv", "raw_semop", "raw_sigtimedwait", "raw_futex",
         "malloc_1", "malloc_1_one_arena", "thread_churn", "small_stack", "alloc", "sigprof", "fork_thread", "multiprocessing",
         "recursion", "deep", "imports", "leader_gone", "stopped", "seccomp_service", "seccomp_no_open", "dumpable_0", "setuid_worker",
         "namespaces", "user_namespace", "hidepid", "asyncio", "traced", "tracemalloc")
-# Names of live tests begin with these; and the modules they are in.
-TESTS = (("scenario ", (scenarios,)), ("session ", (sessions,)), ("channel", (channel,)), ("", (children,)))
+TESTS = (channel, sessions, scenarios, children)
 
 
 class Port:
@@ -89,7 +88,7 @@ class Guest:
 
     def selftest(self):
         for interpreter in self.interpreters:
-            for state in ("select", "fib", "threads"):
+            for state in ("select", "threads"):
                 try:
                     with harness.Target(interpreter.path, state) as target:
                         for number in range(SELFTESTS):
@@ -107,28 +106,25 @@ class Guest:
             row["plan"] = [line for line in result.err.splitlines() if line.startswith(("plan:", "channel:"))][:40]
         return row
 
-    def states(self):
+    def states(self, turn):
+        """Each state on one interpreter; another turn, another interpreter."""
         known = {state.name: state for state in table.STATES}
-        number = 0
-        for name in CORE:
-            for interpreter in self.interpreters:
-                state = known.get(name)
-                if state is None or self.time_is_up() or not self.wanted("states", name):
-                    continue
-                if state.least and interpreter.version < state.least:
-                    continue
-                number += 1
-                one = lap.Lap(number, state, interpreter, self.binary, os.path.join(self.build, "campaign"), self.folder,
-                              LAP_SESSIONS, min(self.deadline, time.monotonic() + LAP_SECONDS), "%d" % number)
-                for row in one.run():
-                    self.port.send(row)
+        for number, name in enumerate(CORE):
+            if self.wanted("states", name) and not self.time_is_up():
+                interpreter = self.interpreters[(number + turn) % len(self.interpreters)]
+                self.lap(turn * len(CORE) + number, known[name], interpreter)
 
-    def tests(self):
-        for interpreter in self.interpreters:
-            for prefix, modules in TESTS:
-                for name, function in [case for module in modules for case in module.tests(False)]:
-                    if name.startswith(prefix) and not self.time_is_up() and self.wanted("tests", name):
-                        self.test(interpreter, name, function)
+    def lap(self, number, state, interpreter):
+        one = lap.Lap(number, state, interpreter, self.binary, os.path.join(self.build, "campaign"), self.folder,
+                      LAP_SESSIONS, min(self.deadline, time.monotonic() + LAP_SECONDS), "%d" % number)
+        for row in one.run():
+            self.port.send(row)
+
+    def tests(self, turn):
+        """All on one interpreter."""
+        for name, function in [case for module in TESTS for case in module.tests(False)]:
+            if self.wanted("tests", name) and not self.time_is_up():
+                self.test(self.interpreters[turn], name, function)
 
     def test(self, interpreter, name, function):
         tally = Tally()
@@ -142,11 +138,9 @@ class Guest:
         for part in ("probes", "selftest"):
             if self.wanted(part):
                 getattr(self, part)()
-        half = self.deadline
-        self.deadline -= (self.deadline - time.monotonic()) / 2  # the other half is the tests'
-        self.states()
-        self.deadline = half
-        self.tests()
+        for turn in range(len(self.interpreters)):
+            self.states(turn)
+            self.tests(turn)
         self.port.send({"t": "done", "left": round(self.deadline - time.monotonic())})
 
 
