@@ -18,6 +18,7 @@ Exits 1 when something failed on one of the kernels, or one did not come to its 
 import argparse
 import glob
 import gzip
+import itertools
 import json
 import lzma
 import os
@@ -340,29 +341,30 @@ class Guest:
             return file.read()[-3000:]
 
 
+def head_of(kernel, options):
+    return {"t": "kernel", "kernel": kernel.release, "package": kernel.deb, "accel": options.accel, "date": time.strftime("%Y-%m-%d"),
+            "emulator": call("qemu-system-x86_64", "--version").splitlines()[0]}
+
+
 def run(kernel, folder, options):
-    """Runs one kernel; (rows, complaints)."""
-    rows, bad = [], []
-    with Guest(kernel, folder, options) as guest:
-        for row in guest.rows():
-            row["kernel"] = kernel.release
-            rows.append(row)
+    """Runs one kernel, its rows into its file; what went wrong."""
+    row, bad = None, []
+    with Guest(kernel, folder, options) as guest, open(os.path.join(folder, kernel.release + ".jsonl"), "w") as file:
+        for row in itertools.chain([head_of(kernel, options)], guest.rows()):
+            text = json.dumps(dict(row, kernel=kernel.release), sort_keys=True)
+            file.write(text + "\n")
+            file.flush()
             if options.verbose:
-                print(json.dumps(row, sort_keys=True), flush=True)
+                print(text, flush=True)
             if row.get("failure") or row.get("harms"):
-                bad.append("%s: %s" % (kernel.release, json.dumps(row, sort_keys=True)))
-        if not rows or rows[-1]["t"] != "done":
+                bad.append(text)
+        if row["t"] != "done":
             bad.append("%s did not come to its end; its console ends with\n%s" % (kernel.release, guest.said()))
-    return rows, bad
+    return bad
 
 
-def keep(folder, kernel, rows, options, result):
-    """This kernel's file, and all kernels' in one."""
-    with open(os.path.join(folder, kernel.release + ".jsonl"), "w") as file:
-        head = {"t": "kernel", "kernel": kernel.release, "package": kernel.deb, "accel": options.accel, "date": time.strftime("%Y-%m-%d"),
-                "emulator": call("qemu-system-x86_64", "--version").splitlines()[0]}
-        for row in [head] + rows:
-            file.write(json.dumps(row, sort_keys=True) + "\n")
+def collect(folder, result):
+    """All kernels' files in one."""
     with open(result, "w") as out:
         for path in sorted(glob.glob(os.path.join(folder, "*.jsonl"))):
             with open(path) as file:
@@ -414,10 +416,10 @@ def main():
         if not options.same_image:
             make_userland(folder, build, [i for i in harness.find_interpreters()[0] if i.name in options.python.split(",")])
         for kernel in [Kernel(deb, folder) for deb in debs]:
-            rows, complaints = run(kernel, folder, options)
-            keep(folder, kernel, rows, options, result)
-            print("%s: %d rows, %d complaints" % (kernel.release, len(rows), len(complaints)), flush=True)
+            complaints = run(kernel, folder, options)
+            print("%s: %d complaints" % (kernel.release, len(complaints)), flush=True)
             bad += complaints
+        collect(folder, result)
     report.write_kernels(report.read_rows(result), options.output)
     print("\n".join(bad))
     return 1 if bad else 0
