@@ -390,7 +390,7 @@ def parse():
     parser.add_argument("--budget", type=float, default=20, help="minutes for each kernel")
     parser.add_argument("--python", default=PYTHONS, help="interpreters, as the live tests name them")
     parser.add_argument("--accel", choices=sorted(SLOW), default=default_accel())
-    parser.add_argument("--only", default="", help="parts of guest/main.py: probes, selftest, states, tests, or a state's or a test's name")
+    parser.add_argument("--only", default="", help="parts of guest/main.py beside the probes: selftest, states, tests, or a state's or a test's name")
     parser.add_argument("--same-image", action="store_true", help="do not build the userland's image anew")
     parser.add_argument("--report", action="store_true", help="only write the section of the page")
     parser.add_argument("--output", default=os.path.join(ROOT, "docs", "reliability.md"))

@@ -69,6 +69,7 @@ class Guest:
         self.binary = os.path.join(self.build, "mempulse")
         self.folder = tempfile.mkdtemp(prefix="mp-guest-")
         os.chmod(self.folder, 0o755)
+        self.exact = {}  # (probe, whose pages): whether it was right
         self.interpreters = harness.find_interpreters()[0]
         for interpreter in self.interpreters:
             interpreter.kind = interpreter.root = interpreter.inside = None
@@ -84,7 +85,9 @@ class Guest:
     def probes(self):
         done = subprocess.run([os.path.join(self.build, "probes")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for line in done.stdout.decode("utf-8", "replace").splitlines():
-            self.port.send(json.loads(line))
+            row = json.loads(line)
+            self.exact[row["probe"], row["who"]] = row["low"] == row["high"] == 0
+            self.port.send(row)
 
     def selftest(self):
         for interpreter in self.interpreters:
@@ -101,10 +104,19 @@ class Guest:
         result = harness.run(self.binary, "inject", "-p", target.pid, "-d", "100ms", "--json", "-v", "-o", path)
         result.expect(0)
         meta = harness.stream_of(path, False).meta
+        if target.state == "select":
+            self.check_selftest(meta["selftest"])
         row = {"pause_ns": meta["pause_ns"], "attempts": meta["attempts"], "selftest": meta["selftest"]}
         if number == 0:
             row["plan"] = [line for line in result.err.splitlines() if line.startswith(("plan:", "channel:"))][:40]
         return row
+
+    def check_selftest(self, told):
+        """Where nothing else moves, the agent knows what the probes know: statm is right, or
+        it makes it so, or it says that it is not."""
+        plain, synced = (self.exact.get((probe, "a lone thread")) for probe in ("statm", "synced"))
+        harness.check(told.get("statm_synced", False) == (synced and not plain), "statm_synced is wrong: %s", told)
+        harness.check((told["statm_error_pages"] == 0) == (plain or synced), "the error of statm is wrong: %s", told)
 
     def states(self, turn):
         """Each state on one interpreter; another turn, another interpreter."""
@@ -135,9 +147,9 @@ class Guest:
         self.port.send(row)
 
     def run(self):
-        for part in ("probes", "selftest"):
-            if self.wanted(part):
-                getattr(self, part)()
+        self.probes()
+        if self.wanted("selftest"):
+            self.selftest()
         for turn in range(len(self.interpreters)):
             self.states(turn)
             self.tests(turn)
