@@ -270,13 +270,14 @@ def after_detach(run, python):
     """Two processes; one was injected three times before. Their ratio, over the same
     ratio before, so that a difference between the processes cancels out."""
     with Target(python, "methods") as never, Target(python, "methods") as once:
-        before = measure.alternate_processes(never, once, run.few, run.seconds / 2)
+        pairs = 2 * run.pairs  # short and many: two processes differ by themselves, from second to second
+        before = measure.alternate_processes(never, once, pairs, run.seconds / 2)
         tool = Attached(run.program)
         for _ in range(3):
             tool.begin(once)
             time.sleep(0.2)
             tool.end(once)
-        after = measure.alternate_processes(never, once, run.pairs, run.seconds)
+        after = measure.alternate_processes(never, once, pairs, run.seconds / 2)
         row = {}
         for key in ("wall", "cpu"):
             row[key] = {k: v if k == "n" else v / before[key]["median"] for k, v in after[key].items()}
