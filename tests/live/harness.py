@@ -198,8 +198,7 @@ class Target:
 
 
 def anonymous_maps(pid):
-    lines = procfs.read(pid, "maps").splitlines()
-    return "\n".join(line for line in lines if not procfs.Mapping(line).inode or procfs.OURS.search(line))
+    return "\n".join(m.line for m in procfs.mappings(pid) if not m.inode or procfs.OURS.search(m.line))
 
 
 def target_environment():

@@ -51,12 +51,17 @@ class Mapping:
         return (self.low, 0 if self.name in HEAP_NAMES else self.high, self.perms, self.name)
 
 
+def mappings(pid):
+    """Names may hold every kind of line's end but the kernel's own, which it escapes."""
+    return [Mapping(line) for line in read(pid, "maps").split("\n") if line]
+
+
 class Snapshot:
     """Taken while the target stands still (see `pause` in targets/work.py)."""
 
     def __init__(self, pid):
         self.pid = pid
-        self.maps = [Mapping(line) for line in read(pid, "maps").splitlines()]
+        self.maps = mappings(pid)
         self.fds = links(pid)
         self.threads = {tid: signals(pid, tid) for tid in tasks(pid)}
         self.rss = rss_bytes(pid)
@@ -89,7 +94,7 @@ def ours(pid):
     """Mappings and descriptors that bear our name; and code without a file, which no
     target of ours has: a kernel without CONFIG_ANON_VMA_NAME shows no names."""
     try:
-        maps = [Mapping(line) for line in read(pid, "maps").splitlines()]
+        maps = mappings(pid)
         found = [m.line for m in maps if OURS.search(m.line) or m.perms == "r-xp" and not m.name]
         return found + ["fd %d %s" % item for item in links(pid).items() if OURS.search(item[1])]
     except OSError:

@@ -26,6 +26,7 @@ import cli
 import contract
 import governor
 import harness
+import hostile
 import lines
 import rivals
 import scenarios
@@ -56,7 +57,7 @@ def collect(interpreters, options):
     for interpreter in interpreters:
         parts = [scenarios, sessions, lines]
         if options.all or interpreter in few:
-            parts += [rivals, governor, contract, children, channel]
+            parts += [rivals, governor, contract, children, channel, hostile]
         cases = [case for part in parts for case in part.tests(options.short)]
         if not options.short:
             cases += cli.tests(False, everywhere=interpreter is not interpreters[0])

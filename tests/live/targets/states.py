@@ -17,6 +17,7 @@ import time
 import states_async
 import states_busy
 import states_contract
+import states_hostile
 import states_lines
 import states_process
 import work
@@ -322,6 +323,7 @@ STATES = {
 }
 STATES.update(states_busy.STATES)
 STATES.update(states_contract.STATES)
+STATES.update(states_hostile.STATES)
 STATES.update(states_async.STATES)
 STATES.update(states_lines.STATES)
 STATES.update(states_process.STATES)

@@ -1,0 +1,386 @@
+"""States whose target means harm: to the terminal that shows its names, to the launcher
+that reads its files and its agent's words, to whoever asks what is injected. See work.py
+for the conversation; the driver is ../hostile.py."""
+import ctypes
+import fcntl
+import mmap
+import os
+import random
+import select
+import struct
+import threading
+import time
+import types
+
+import states_contract
+import work
+
+PR_SET_NAME, SYS_MEMFD_CREATE = 15, 319
+FIRST_OURS = 512  # descriptors of the session lie above
+PATIENCE = 20     # seconds after which an impostor gives up whatever it does
+STEM = "/tmp/hostile/"
+
+# What must not reach a terminal or break a line, and what merely looks as if.
+NAMES = (
+    "\x1b[2J\x1b]0;owned\x07", "\x1b[31mred", "\x9b31m", "a\rb", "a\nb", '"}\n{"type":"end"}', "\x00cut", "\x7f\x08\x08",
+    "\u202eeman\u202c", "\u2066x\u2069", "\u2028\u2029", "\u200b\ufeff", "\udcff\udc80", "\ud83d", "\U000e0041",
+    "\\u001b[0m", "%s%n%d", "x" * 5000, "\u0439" * 300, "\U0001f40d" * 200, "", " (deleted)", "../../etc/passwd",
+)
+
+
+# --- names ------------------------------------------------------------------------------
+
+SOURCE = "def f(leak):\n    leak(1)\n"
+
+
+def renamed(code, name, line):
+    """The same code under another name, in another file."""
+    if not hasattr(code, "replace"):  # before 3.8
+        return types.CodeType(code.co_argcount, code.co_kwonlyargcount, code.co_nlocals, code.co_stacksize, code.co_flags,
+                              code.co_code, code.co_consts, code.co_names, code.co_varnames, STEM + name, name, line,
+                              code.co_lnotab, code.co_freevars, code.co_cellvars)
+    fields = {"co_name": name, "co_filename": STEM + name, "co_firstlineno": line}
+    if hasattr(code, "co_qualname"):
+        fields["co_qualname"] = name
+    return code.replace(**fields)
+
+
+def function_of(name, line):
+    space = {}
+    exec(SOURCE, space)
+    return types.FunctionType(renamed(space["f"].__code__, name, line), {"__name__": name})
+
+
+class Names(states_contract.Quiet):
+    """`names`: calls a function of each name, on a thread of that name."""
+
+    def setup(self, control):
+        self.functions = [function_of(name, 1000 + i) for i, name in enumerate(NAMES)]
+
+    def command(self, words, control):
+        if words[0] != "names":
+            return False
+        for name, function in zip(NAMES, self.functions):
+            thread = threading.Thread(target=function, args=(work.leak_pages,), name=name)
+            thread.start()
+            thread.join()
+        for function in self.functions:
+            function(work.leak_pages)
+        control.tell(count=len(NAMES))
+        return True
+
+
+class Comm(states_contract.Scanning):
+    """A kernel name that is a terminal's order and a stat line's end, and no safe point."""
+
+    def setup(self, control):
+        states_contract.Scanning.setup(self, control)
+        work.libc.prctl(PR_SET_NAME, b"\x1b[2J) R 1\n\x9b\xff", 0, 0, 0)
+
+
+# --- files --------------------------------------------------------------------------------
+
+class Mapped(states_contract.Quiet):
+    """`map FOLDER`: every file in it, as code."""
+
+    def setup(self, control):
+        self.kept = []
+
+    def command(self, words, control):
+        if words[0] != "map":
+            return False
+        folder = os.fsencode(words[1])
+        for name in sorted(os.listdir(folder)):
+            with open(os.path.join(folder, name), "rb") as file:
+                size = min(os.fstat(file.fileno()).st_size, 16 << 20)
+                self.kept.append(mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_EXEC))
+        control.tell(mapped=len(self.kept))
+        return True
+
+
+# --- the agent's words -------------------------------------------------------------------------
+
+def sockets():
+    """Of the session: (number, its file)."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            link = os.readlink("/proc/self/fd/" + name)
+        except OSError:
+            continue
+        if int(name) >= FIRST_OURS and link.startswith("socket:"):
+            found.append(int(name))
+    return sorted(found)
+
+
+def frame(kind, body, count=1):
+    return struct.pack("<IHH", 8 + len(body), kind, count) + body
+
+
+HELLO, CODE, THREAD, NOTE = 1, 5, 6, 11
+
+
+def note(text):
+    return frame(NOTE, struct.pack("<IHH", 4, len(text), 0) + text)
+
+
+def chunks_of(kind):
+    """Endless: what the impostor says."""
+    rng = random.Random(kind)
+    number = 0
+    while True:
+        number += 1
+        if kind == "garbage":
+            yield bytes(rng.getrandbits(8) for _ in range(4096))
+        elif kind == "long":
+            yield struct.pack("<IHH", 0xffffffff, 7, 0xffff)
+        elif kind == "short":
+            yield struct.pack("<IHH", 7, 10, 1)
+        elif kind == "order":
+            yield frame(HELLO, struct.pack("<IiiI", 4, 1, 1, 0))
+        elif kind == "notes":
+            yield note(b"\x1b[2J\r\n\xff" * 40) * 64
+        elif kind == "tables":
+            name = b"n" * 255
+            yield b"".join(
+                frame(CODE, struct.pack("<IIIHHHH", 1 + (number * 32 + i) % 32768, 1, 0, 255, 1023, 255, 0) + name + b"f" * 1023 + name)
+                + frame(THREAD, struct.pack("<IiHHI", number * 32 + i, 1, 63, 0, 0) + b"t" * 63) for i in range(32))
+
+class Impostor(states_contract.Quiet):
+    """`prepare KIND`, before the session; `seize`: takes a copy of the agent's end, closes
+    the agent's, and talks in its place. `ambush ABI`: the same before the agent is there.
+    `served`: how much it said, and whether it heard the launcher take its leave.
+
+    All of it is in frames that were there before the hook: a thunk would have to stay for
+    those that came later."""
+
+    def setup(self, control):
+        self.served, self.heard, self.go = 0, False, threading.Event()
+        self.thread = None
+
+    def command(self, words, control):
+        if words[0] == "prepare":
+            self.begin(lambda: self.talk(words[1], None))
+            control.tell(waits=True)
+        elif words[0] == "seize":
+            self.go.set()
+            control.tell(seizes=True)
+        elif words[0] == "ambush":
+            self.begin(lambda: self.talk("notes", int(words[1])))
+            control.tell(waits=True)
+        elif words[0] == "served":
+            self.thread.join(PATIENCE)
+            control.tell(served=self.served, heard=self.heard)
+        else:
+            return False
+        return True
+
+    def begin(self, what):
+        self.served, self.heard, self.go = 0, False, threading.Event()
+        self.thread = threading.Thread(target=what)
+        self.thread.daemon = True
+        self.thread.start()
+
+    def talk(self, kind, abi):
+        """Until the launcher has left, or says something, or patience ends."""
+        end = time.time() + PATIENCE
+        chunks, chunk = chunks_of(kind), b""
+        if abi is None:
+            while not self.go.is_set() and time.time() < end:
+                select.select([], [], [], 0.01)
+            fd = self.seize()
+        else:
+            fd = self.ambush(abi, end)
+        quiet = select.poll()
+        if fd >= 0:
+            quiet.register(fd, select.POLLHUP)
+        while fd >= 0 and time.time() < end:
+            if kind == "silent":
+                self.served = 1
+                if any(event & select.POLLHUP for _, event in quiet.poll(10)):
+                    break
+                continue
+            try:
+                readable, writable, _ = select.select([fd], [fd], [], 0.1)
+                if readable:
+                    self.heard = bool(os.read(fd, 65536))
+                    break
+                if writable:
+                    chunk = chunk or next(chunks)
+                    sent = os.write(fd, chunk)
+                    self.served += sent
+                    chunk = chunk[sent:]
+            except OSError:
+                break
+        if fd >= 0:
+            os.close(fd)
+
+    def seize(self):
+        number = sockets()[-1]
+        fd = os.dup(number)
+        os.close(number)
+        os.set_blocking(fd, False)
+        return fd
+
+    def ambush(self, abi, end):
+        """From the two ends, before the loader has moved on: if it is we who are told to go."""
+        found, seen = [], 0
+        while len(found) < 2 and seen < 3 and time.time() < end:
+            found = sockets()
+            seen += len(found) == 1  # the other one is not there yet, or not any more
+        if len(found) < 2:
+            return -1
+        fd, own = os.dup(found[1]), os.dup(found[0])
+        os.close(found[1])
+        go = select.select([fd], [], [], 2)[0] and os.read(fd, 1)
+        os.close(own)
+        if go != b"G":
+            os.close(fd)
+            return -1
+        os.write(fd, frame(HELLO, struct.pack("<IiiI", abi, os.getpid(), os.getpid(), 0)))
+        if select.select([fd], [], [], 2)[0]:
+            os.read(fd, 65536)  # GO
+        return fd
+
+
+# --- what looks like a session ----------------------------------------------------------------
+
+CONTROL_MAGIC = struct.pack("<Q", 0x4c52544e4f43504d)
+AGENT = b"mempulse-agent"
+BOOT_OFF, REGION_SIZE = 4 * 4096, 182 * 4096
+HELD = 7  # enum mp_held_slot
+
+
+def mappings():
+    with open("/proc/self/maps", errors="replace") as file:
+        for line in file:
+            span, perms = line.split()[:2]
+            low, high = (int(part, 16) for part in span.split("-"))
+            yield low, high, perms, line
+
+
+def memory(low, size):
+    return ctypes.string_at(low, size)
+
+
+class Forger(states_contract.Quiet):
+    """`learn`: keeps the marks of the session that there is. `forge KIND`: puts up its like,
+    full of lies. `unforge`: takes it down."""
+
+    def setup(self, control):
+        self.kept = []
+        self.marks = None
+
+    def command(self, words, control):
+        if words[0] == "learn":
+            control.tell(learnt=self.learn())
+        elif words[0] == "forge":
+            getattr(self, words[1])()
+            control.tell(forged=True)
+        elif words[0] == "unforge":
+            for block in self.kept:
+                try:
+                    block.close()
+                except (BufferError, ValueError):
+                    pass
+            self.kept = []
+            control.tell(forged=False)
+        else:
+            return False
+        return True
+
+    def learn(self):
+        agent = 0  # where its last mapping ends: .bss lies behind it
+        for low, high, perms, line in mappings():
+            named = "memfd:mempulse-agent" in line
+            data = memory(low, high - low) if "w" in perms and (named or low == agent) else b""
+            agent = high if named else agent
+            at = next((i for i in range(0, len(data), 64) if data[i:i + 8] == CONTROL_MAGIC), -1)
+            if at >= 0:
+                size, region = struct.unpack_from("<I", data, at + 12)[0], struct.unpack_from("<Q", data, at + 16)[0]
+                self.marks = memory(low + at, size), memory(region, BOOT_OFF + 2 * 4096)
+        return self.marks is not None
+
+    def put_control(self, control):
+        fd = work.libc.syscall(SYS_MEMFD_CREATE, AGENT, 1)
+        os.ftruncate(fd, 64 << 10)
+        block = mmap.mmap(fd, 64 << 10)
+        os.close(fd)
+        block[64:64 + len(control)] = control
+        self.kept.append(block)
+
+    def control(self, alive, rest=None):
+        """With pid, thread and state as they should be; `rest` from the options on."""
+        block = bytearray(self.marks[0])
+        if rest is not None:
+            block[80:] = (rest * (len(block) // len(rest) + 1))[:len(block) - 80]
+        struct.pack_into("<iiiII", block, 56, os.getpid(), os.getpid() if alive else 1 << 22, -1, 0xffffffff, 2)
+        struct.pack_into("<I", block, 76, 0)
+        return bytes(block)
+
+    def alive(self):
+        self.put_control(self.control(True))
+
+    def wild(self):
+        """Counts, lengths, names: anything."""
+        rng = random.Random(1)
+        for pattern in (b"\xff", b"\x1b[2J\r\n", bytes(rng.getrandbits(8) for _ in range(4096))):
+            self.put_control(self.control(True, pattern))
+
+    def states(self):
+        """Of none of the states that there are."""
+        block = bytearray(self.control(True))
+        struct.pack_into("<I", block, 72, 0xffffffff)
+        self.put_control(bytes(block))
+
+    def version(self):
+        block = bytearray(self.control(True))
+        struct.pack_into("<II", block, 8, 0xffffffff, 0xffffffff)
+        self.put_control(bytes(block))
+
+    def put_region(self, fix):
+        block = mmap.mmap(-1, REGION_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
+                          prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        data = bytearray(self.marks[1])
+        size = struct.unpack_from("<I", data, BOOT_OFF + 12)[0]
+        held = BOOT_OFF + size - HELD * 24  # the last member of struct mp_boot; before it seven callbacks, the armed page
+        for i in range(HELD):  # what is the target's own
+            st = os.fstat(i % 3)
+            struct.pack_into("<iIQQ", data, held + i * 24, i % 3, 0, st.st_dev, st.st_ino)
+        struct.pack_into("<Q", data, held - 64, 0xfffffffffffff000)
+        data[BOOT_OFF + 304:BOOT_OFF + 320] = b"\xff" * 16              # descriptors
+        data[BOOT_OFF + 40:BOOT_OFF + 296] = b"\x1b[2J\n\xff%n" * 32   # error_text, which does not end
+        start = ctypes.c_char.from_buffer(block)
+        struct.pack_into("<Q", data, BOOT_OFF + 16, ctypes.addressof(start))
+        fix(data)
+        block[:len(data)] = bytes(data)
+        del start
+        self.kept.append(block)
+
+    def region(self):
+        """Its threads live, its descriptors and its armed page are nonsense."""
+        self.put_region(lambda data: struct.pack_into("<ii", data, BOOT_OFF + 296, os.getpid(), os.getpid()))
+
+    def orphan(self):
+        """Its threads have gone: to be swept away."""
+        self.put_region(lambda data: struct.pack_into("<ii", data, BOOT_OFF + 296, 0, 0))
+
+    def many(self):
+        for _ in range(100):
+            self.put_control(self.control(True)[8:])
+        for _ in range(20):
+            self.region()
+
+
+class Locker(states_contract.Quiet):
+    """Holds the lock by which launchers take turns."""
+
+    def setup(self, control):
+        try:
+            self.file = open("/proc/self/mem", "rb", 0)
+            fcntl.flock(self.file, fcntl.LOCK_EX)
+        except OSError:
+            return "no lock on one's own memory"
+
+
+STATES = {"names": Names, "comm": Comm, "mapped": Mapped, "impostor": Impostor, "forger": Forger, "locker": Locker}
