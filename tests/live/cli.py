@@ -1,4 +1,4 @@
-"""The command line's contract (shared/facts/cli.md): refusals, outputs, options."""
+"""The command line's contract: refusals, outputs, options."""
 import json
 import os
 import pty
