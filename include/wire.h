@@ -69,6 +69,7 @@ struct mp_selftest {
 #define MP_SELF_STATM 1u   /* statm readable */
 #define MP_SELF_ROLLUP 2u  /* smaps_rollup readable */
 #define MP_SELF_THP 4u     /* a fault of the test brought a huge page */
+#define MP_SELF_SYNC 8u    /* this kernel counts faults late; the thread that reads statm makes its own count */
 
 /* The interpreter's hook slots, and who holds them. Equal before the hook and
  * after the unhook: that is what `clean` means for the interpreter. */

@@ -98,6 +98,8 @@ static void add_selftest(struct jline *j, const struct mp_selftest *t)
     jline_int(j, "statm_error_pages", t->statm_error);
     jline_int(j, "minflt_error_pages", t->minflt_error);
     jline_bool(j, "statm", t->flags & MP_SELF_STATM);
+    if (t->flags & MP_SELF_SYNC)
+        jline_bool(j, "statm_synced", true);
     jline_bool(j, "rollup", t->flags & MP_SELF_ROLLUP);
     jline_bool(j, "thp", t->flags & MP_SELF_THP);
     jline_uint(j, "statm_ns", t->statm_ns);

@@ -259,6 +259,8 @@ static void text_exactness(struct render *r, const struct render_meta *meta)
     else if (off)
         io_printf(&r->io, "# RSS: statm is exact to +-%" PRId64 " pages of %" PRIu64 " KiB on this kernel\n", off,
                   r->page_size / 1024);
+    if (t->flags & MP_SELF_SYNC)
+        io_puts(&r->io, "# RSS: up to 64 pages of each other thread are counted late by this kernel\n");
     if (t->minflt_error)
         io_printf(&r->io, "# OWN: the count of page faults was %+" PRId32 " pages off in the self-test\n",
                   t->minflt_error);

@@ -42,7 +42,7 @@ START_TEST(test_color_golden)
     struct render_meta meta = gen_meta();
     struct capture c;
 
-    meta.selftest.flags = MP_SELF_STATM | MP_SELF_THP;
+    meta.selftest.flags = MP_SELF_STATM | MP_SELF_THP | MP_SELF_SYNC;
     meta.selftest.statm_error = -3;
     meta.selftest.minflt_error = 2;
     meta.options.root.count = 1;
