@@ -301,6 +301,7 @@ void lines_exit(struct thread *th, const struct call *c);
 void lines_pause(void); /* up to 3.11; GIL */
 void lines_cure(uint64_t entry); /* up to 3.11; GIL: takes `entry` out of all threads */
 void lines_code(const void *pycode); /* 3.12+: arms the code's LINE events */
+bool lines_far(const void *pycode); /* 3.12+: a line of it outside of traced calls; true: switch it off */
 void line_record(struct thread *th, struct code *code, uint32_t line, unsigned depth);
 bool lines_busy_news(void); /* since the last time: a thread was skipped for another tool's trace function */
 

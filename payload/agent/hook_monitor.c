@@ -419,8 +419,9 @@ static PyObj *on_line(PyObj *self, PyObj *const *args, int64_t n)
 
         if (c->kind == CALL_RECORD)
             line_record(th, c->code, (uint32_t)py_long(args[1]), c->depth);
+        return monitor_none;
     }
-    return monitor_none;
+    return lines_far(args[0]) ? monitor_disable : monitor_none;
 }
 
 const struct monitor_row monitor_rows[MONITOR_ROWS] = {

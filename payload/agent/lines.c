@@ -2,7 +2,9 @@
  *
  * 3.12+: the code of a traced call gets local LINE events at its first traced
  * entry. They fire at any depth; the callback takes only lines of the call that
- * is the innermost traced one.
+ * is the innermost traced one. Where many came that were not, no traced call of the
+ * code being under way, its lines are switched off one by one as they come, and all on
+ * again at its next traced entry.
  *
  * Before: a trace function on threads that are inside a traced call, and only
  * while its own frame runs. enter sets c_tracefunc for a recorded call and clears
@@ -23,10 +25,15 @@
 #define SEEN_MIN 4096u
 #define CODES_MIN 512u
 #define CODES_MAX 16384u /* code objects kept alive for their LINE events */
+#define FAR_MAX 256u     /* lines executed outside of traced calls, since the last one */
 
 static uint64_t *seen; /* (code id << 32 | line) + 1: visited before; open addressing, 0 is empty */
 static uint32_t nseen, seen_used;
-static const void **codes; /* 3.12+: code objects with LINE events, owned; open addressing */
+static struct armed_code {
+    const void *code; /* owned */
+    uint32_t far;     /* lines executed outside of traced calls, since the last one */
+    bool off;         /* some are switched off */
+} *codes; /* 3.12+: with LINE events; open addressing */
 static uint32_t ncodes, codes_used;
 static uint64_t trace_entry; /* 0: not armed */
 static unsigned displaced; /* up to 3.9: settrace calls that took our function for a user's */
@@ -125,18 +132,18 @@ void line_record(struct thread *th, struct code *code, uint32_t line, unsigned d
 
 /* ---- 3.12 and later ---------------------------------------------------------------- */
 
-static const void **codes_place(const void *pycode)
+static struct armed_code *codes_place(const void *pycode)
 {
     uint32_t i = hash64((uintptr_t)pycode >> 4) & (ncodes - 1);
 
-    while (codes[i] && codes[i] != pycode)
+    while (codes[i].code && codes[i].code != pycode)
         i = (i + 1) & (ncodes - 1);
     return &codes[i];
 }
 
 static bool codes_grow(void)
 {
-    const void **old = codes, **fresh;
+    struct armed_code *old = codes, *fresh;
     uint32_t n = ncodes;
 
     if (n >= CODES_MAX || !(fresh = mem_map(2 * n * sizeof(*codes), true)))
@@ -144,10 +151,37 @@ static bool codes_grow(void)
     codes = fresh;
     ncodes = 2 * n;
     for (uint32_t i = 0; i < n; i++)
-        if (old[i])
-            *codes_place(old[i]) = old[i];
+        if (old[i].code)
+            *codes_place(old[i].code) = old[i];
     mem_unmap(old);
     return true;
+}
+
+/* What answered DISABLE comes back with new events only. */
+static void lines_again(struct armed_code *c)
+{
+    void *code = (void *)(uintptr_t)c->code;
+    struct py_error e;
+
+    py_error_save(&e);
+    if (!monitor_set_lines(code, false) && !monitor_set_lines(code, true))
+        c->off = false;
+    py_error_restore(&e);
+}
+
+bool lines_far(const void *pycode)
+{
+    struct armed_code *place = codes_place(pycode);
+    const struct code *c;
+
+    if (!place->code || ++place->far <= FAR_MAX)
+        return false;
+    c = code_known(pycode);
+    if (c && c->active)
+        place->far = 0;
+    else
+        place->off = true;
+    return place->off;
 }
 
 /* Arms a code object once; the reference keeps its address and lets uninstall
@@ -155,11 +189,15 @@ static bool codes_grow(void)
  * coverage.py does as well: they fire from this very call on. */
 void lines_code(const void *pycode)
 {
-    const void **place = codes_place(pycode);
+    struct armed_code *place = codes_place(pycode);
     struct py_error e;
 
-    if (*place)
+    if (place->code) {
+        if (unlikely(place->off))
+            lines_again(place);
+        place->far = 0;
         return;
+    }
     if (2 * codes_used >= ncodes) {
         if (!codes_grow() && 4 * codes_used >= 3 * ncodes)
             return;
@@ -168,7 +206,7 @@ void lines_code(const void *pycode)
     py_error_save(&e);
     if (!monitor_set_lines((void *)(uintptr_t)pycode, true)) {
         py_incref((void *)(uintptr_t)pycode);
-        *place = pycode;
+        *place = (struct armed_code){ .code = pycode };
         codes_used++;
     }
     py_error_restore(&e);
@@ -177,10 +215,10 @@ void lines_code(const void *pycode)
 static void codes_disarm(void)
 {
     for (uint32_t i = 0; i < ncodes; i++)
-        if (codes[i]) {
-            monitor_set_lines((void *)(uintptr_t)codes[i], false);
-            py_decref((void *)(uintptr_t)codes[i]);
-            codes[i] = NULL;
+        if (codes[i].code) {
+            monitor_set_lines((void *)(uintptr_t)codes[i].code, false);
+            py_decref((void *)(uintptr_t)codes[i].code);
+            codes[i].code = NULL;
         }
     codes_used = 0;
 }

@@ -405,6 +405,16 @@ def lines(run):
     assert len(s.calls("lined")) == 3 and not s.calls("grower")
 
 
+@test(root=["far_lines"], depth=1, flags=wire.OPT_LINES, since=(3, 12))
+def far_lines(run):
+    """Lines of a traced function that is mostly called deeper cost nothing there, and are all seen within."""
+    check_basic(run)
+    s = run.session
+    lined = [r.line for r in s.lines() if r.name == "far_lined"]
+    assert len(lined) > 6 and lined == lined[:len(lined) // 3] * 3, lined
+    assert s.stats[-1].events < 15000, "of 60,000 lines and more: %d" % s.stats[-1].events
+
+
 @test("busy", depth=3, flags=wire.OPT_LINES)
 def busy_lines(run):
     assert run.session.failed is None, run.session.failed

@@ -369,6 +369,24 @@ def busy_after(agent, before):
 
 # -- line events --------------------------------------------------------------------------------
 
+def far_lined(n):
+    total = 0
+    for i in range(n):
+        total += i
+    return total
+
+
+def above_far_lined(n):
+    return far_lined(n)
+
+
+def far_lines(agent, before):
+    for _ in range(3):
+        far_lined(3)
+        for _ in range(200):
+            above_far_lined(50)
+
+
 def lined(n):
     a = []
     for i in range(n):
