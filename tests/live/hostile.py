@@ -228,6 +228,16 @@ MODULES = ("libpython3.99.so.1.0", "libc.so.6", "libc-2.31.so", "libpthread.so.0
            "libjemalloc.so.2", "python3.99", "libpython3.6m.so\n\x1b[2J (deleted)", "libpython \\012.so")
 
 
+def peak(context, *args):
+    """The memory that a command took at most, in bytes; it may have 4 GiB."""
+    process = harness.spawn(["prlimit", "--as=%d" % (4 << 30), context.binary] + [str(arg) for arg in args],
+                            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+    harness.reap(process)
+    return process.returncode, usage.ru_maxrss << 10
+
+
 def mapped_modules(context):
     """Files that bear the names of Python and libc, and are not: whole, spoilt, huge, noise."""
     folder = context.file("modules")
@@ -250,6 +260,8 @@ def mapped_modules(context):
         for options in ((), ("-v",), ("--json",)):
             result = attempt(context, "inject", "-p", target.pid, "-d", "50ms", "-o", os.devnull, *options, prefix=few_bytes())
             check(result.code in (0, 4), "0 or 4 was expected\n%s", result)
+        code, most = peak(context, "inject", "-p", target.pid, "-d", "50ms", "-o", os.devnull)
+        check(code in (0, 4) and most < FEW_BYTES, "exit code %d, %d MiB", code, most >> 20)
         attempt(context, "detach", "-p", target.pid, "-v").expect(0)
         check(target.ask("ping")["pong"], "it does not answer")
 

@@ -7,6 +7,7 @@ import mmap
 import os
 import random
 import select
+import socket
 import struct
 import threading
 import time
@@ -120,31 +121,37 @@ def frame(kind, body, count=1):
 HELLO, CODE, THREAD, NOTE = 1, 5, 6, 11
 
 
-def note(text):
-    return frame(NOTE, struct.pack("<IHH", 4, len(text), 0) + text)
+def chunk_of(kind, number):
+    """What the impostor says, the number'th time. Floods are of small frames, which cost the
+    launcher more than the writer: it never sees the end of them."""
+    if kind == "garbage":
+        rng = random.Random(number)
+        return bytes(rng.getrandbits(8) for _ in range(4096))
+    if kind == "long":
+        return struct.pack("<IHH", 0xffffffff, 7, 0xffff)
+    if kind == "short":
+        return struct.pack("<IHH", 7, 10, 1)
+    if kind == "order":
+        return frame(HELLO, struct.pack("<IiiI", 4, 1, 1, 0))
+    if kind == "notes":
+        return frame(NOTE, struct.pack("<IHH", 4, 8, 0) + b"\x1b[2J\r\n\xff\x9b") * 20000
+    return b"".join(  # each function that there can be, with the longest names; threads without end
+        frame(CODE, struct.pack("<IIIHHHH", 1 + (number * 64 + i) % 32768, 1, 0, 255, 1023, 255, 0) + b"n" * 255 + b"f" * 1023 + b"m" * 255)
+        + frame(THREAD, struct.pack("<IiHHI", number * 64 + i, 1, 63, 0, 0) + b"t" * 63) for i in range(64))
 
 
 def chunks_of(kind):
-    """Endless: what the impostor says."""
-    rng = random.Random(kind)
-    number = 0
+    number, same = 0, chunk_of(kind, 0) if kind == "notes" else None
     while True:
         number += 1
-        if kind == "garbage":
-            yield bytes(rng.getrandbits(8) for _ in range(4096))
-        elif kind == "long":
-            yield struct.pack("<IHH", 0xffffffff, 7, 0xffff)
-        elif kind == "short":
-            yield struct.pack("<IHH", 7, 10, 1)
-        elif kind == "order":
-            yield frame(HELLO, struct.pack("<IiiI", 4, 1, 1, 0))
-        elif kind == "notes":
-            yield note(b"\x1b[2J\r\n\xff" * 40) * 64
-        elif kind == "tables":
-            name = b"n" * 255
-            yield b"".join(
-                frame(CODE, struct.pack("<IIIHHHH", 1 + (number * 32 + i) % 32768, 1, 0, 255, 1023, 255, 0) + name + b"f" * 1023 + name)
-                + frame(THREAD, struct.pack("<IiHHI", number * 32 + i, 1, 63, 0, 0) + b"t" * 63) for i in range(32))
+        yield same or chunk_of(kind, number)
+
+
+def deepen(fd):
+    """So much room in the socket that its reader finds no end for seconds (SO_SNDBUFFORCE: root)."""
+    size = ctypes.c_int(32 << 20)
+    work.libc.setsockopt(fd, socket.SOL_SOCKET, 32, ctypes.byref(size), 4)
+
 
 class Impostor(states_contract.Quiet):
     """`prepare KIND`, before the session; `seize`: takes a copy of the agent's end, closes
@@ -194,6 +201,7 @@ class Impostor(states_contract.Quiet):
         quiet = select.poll()
         if fd >= 0:
             quiet.register(fd, select.POLLHUP)
+            deepen(fd)
         while fd >= 0 and time.time() < end:
             if kind == "silent":
                 self.served = 1
