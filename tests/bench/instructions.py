@@ -9,11 +9,15 @@ is not in it. The kernel is not in it either: a system call is one instruction.)
 
     instructions.py [--write] [--some] [-v] [-k PATTERN]    with $BUILD; ends with `N passed, N failed, N skipped`
 
+After the detach all instructions of the target's thread are counted, with those of the
+interpreter: as many as before the injection, but for 1%.
+
 Compared with instructions.txt: it fails when a path has grown by more than 10%. --write
 makes that file anew, --some keeps to one interpreter of each way of hooking. The counts are one
 compiler's; with another nothing is compared."""
 import argparse
 import collections
+import contextlib
 import ctypes
 import mmap
 import os
@@ -32,9 +36,11 @@ import places
 HERE = os.path.dirname(os.path.abspath(__file__))
 TABLE = os.path.join(HERE, "instructions.txt")
 GROWTH = 1.10
+AFTER = 1.01        # of what a cycle took before the injection
 SOME = ("3.6", "3.8", "3.11", "3.12", "3.13")
 CALLS = 20          # in a cycle of the target
 CYCLES = 2          # that are stepped through
+WHOLE_CYCLES = 9    # where all instructions are counted: the median is taken
 MAX_STEPS = 2000000
 SETTLE = 1.2        # seconds until functions that can't matter are switched off
 SECONDS = 60        # of a case
@@ -162,19 +168,57 @@ def path_of(found, calls):
     return sum(int(statistics.median_low(lengths)) for lengths in found.values() if len(lengths) >= calls / 2)
 
 
-def count(program, python, options, kind, verbose=False):
+@contextlib.contextmanager
+def running(python, kind):
+    """(the target, the number of its cycle), not yet told to begin."""
     with tempfile.NamedTemporaryFile() as shared:
         shared.write(bytes(16))
         shared.flush()
         counter = mmap.mmap(shared.fileno(), 16)
         target = bounded.spawn([python, "-c", TARGET, shared.name, kind], stdin=subprocess.DEVNULL)
         wait_for(lambda: counter[8], target, 20)
+        yield target, counter
+
+
+def inject(program, target, options):
+    launcher = bounded.spawn([program, "inject", "-p", str(target.pid), "-f", "ndjson", "-o", "/dev/null"] + list(options),
+                             stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    banner = launcher.stderr.readline()
+    if "attached" not in banner:
+        raise bounded.Skip("mempulse: " + banner.strip())
+    return launcher, banner
+
+
+def whole_cycle(target, counter):
+    """Instructions of a cycle, whosever they are."""
+    marks, steps, number = [], 0, number_of(counter)
+    for _ in addresses(target.pid, lambda: len(marks) <= WHOLE_CYCLES):
+        steps, now = steps + 1, number_of(counter)
+        if now > number:  # pack_into clears the place first
+            number = now
+            marks.append(steps)
+    return statistics.median_low(b - a for a, b in zip(marks, marks[1:]))
+
+
+def before_and_after(program, python):
+    with running(python, "shallow") as (target, counter):
+        counter[9] = 1
+        time.sleep(SETTLE)
+        before = whole_cycle(target, counter)
+        launcher, _ = inject(program, target, ALONE)
+        time.sleep(SETTLE)
+        launcher.send_signal(signal.SIGINT)
+        launcher.communicate(timeout=20)
+        if launcher.returncode != 130:  # SIGINT, and nothing left
+            raise bounded.Skip("mempulse ended with %d" % launcher.returncode)
+        time.sleep(SETTLE)
+        return before, whole_cycle(target, counter)
+
+
+def count(program, python, options, kind, verbose=False):
+    with running(python, kind) as (target, counter):
         before = executable(target.pid)
-        launcher = bounded.spawn([program, "inject", "-p", str(target.pid), "-f", "ndjson", "-o", "/dev/null"] + list(options),
-                                 stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        banner = launcher.stderr.readline()
-        if "attached" not in banner:
-            raise bounded.Skip("mempulse: " + banner.strip())
+        launcher, banner = inject(program, target, options)
         counter[9] = 1
         time.sleep(SETTLE)
         begun = []
@@ -261,6 +305,8 @@ def main():
         return 0
     rows, tally = collections.OrderedDict(table if options.write else {}), collections.Counter()
     for python, path in places.interpreters(SOME if options.some else None, 6).items():
+        if options.pattern in "instructions %s after" % python:
+            tally[after(build, python, path)] += 1
         for case, (what, arguments, kind) in CASES.items():
             if options.pattern in "instructions %s %s" % (python, case):
                 word = one(build, python, path, case, arguments, kind, table, rows, options)
@@ -269,6 +315,19 @@ def main():
         write_table(rows, made_by)
     print("%d passed, %d failed, %d skipped" % (tally["ok"], tally["FAILED"], tally["skipped"]))
     return 1 if tally["FAILED"] else 0
+
+
+def after(build, python, path):
+    name = "instructions %s after detach" % python
+    try:
+        with bounded.point(SECONDS):
+            before, now = before_and_after(os.path.join(build, "mempulse"), path)
+    except (bounded.Skip, OSError, subprocess.SubprocessError) as reason:
+        print("%s: skipped (%s)" % (name, reason), flush=True)
+        return "skipped"
+    word = "ok" if now <= before * AFTER else "FAILED"
+    print("%s: %s (%d in a cycle, before the injection %d)" % (name, word, now, before), flush=True)
+    return word
 
 
 def one(build, python, path, case, arguments, kind, table, rows, options):
