@@ -11,10 +11,12 @@
 #include "base/clock.h"
 #include "cmd_lock.h"
 #include "cmd_residue.h"
+#include "cmd_watch.h"
 
 #define CLEAN_WAIT_MS 2000u
 #define RETRY_STEP_MS 100
 #define SWEEPS_MAX 16          /* beyond --wait: a target could bring forth leftovers without end */
+#define ROUND_NS 30000000000ull /* of a retry, beyond what the agent takes */
 #define SLOTS 4        /* struct mp_slots has so many that can change */
 #define SLOT_WORDS 96
 
@@ -111,6 +113,7 @@ static int detach_retry(struct detach *d, struct mp_failure *f)
     int n, sweeps = 0;
 
     for (;;) {
+        cmd_watch(&d->talk, d->pid, ROUND_NS + d->timeout_ns, d->found);
         n = inject_wait_clean(d->pid, d->before, CLEAN_WAIT_MS, &d->diff, f);
         if (n)
             return n;
@@ -137,8 +140,10 @@ static int detach_retry(struct detach *d, struct mp_failure *f)
 /* 1 clean, 0 something stays, negative enum mp_err. */
 static int detach_do(struct detach *d, struct mp_failure *f)
 {
-    int n = inject_snapshot_take(&d->before, d->pid, f);
+    int n;
 
+    cmd_watch(&d->talk, d->pid, CMD_WATCH_LOOK_NS, false);
+    n = inject_snapshot_take(&d->before, d->pid, f);
     if (n)
         return n;
     n = inject_find_agent(d->pid, &d->agent, f);
@@ -154,6 +159,7 @@ static int detach_do(struct detach *d, struct mp_failure *f)
     d->found = true;
     d->cured = !d->agent.alive || d->agent.control.state >= MP_STATE_GONE;
     d->asked = !d->cured;
+    cmd_watch(&d->talk, d->pid, ROUND_NS + d->timeout_ns, true);
     if (d->asked)
         n = residue_detach(&d->talk, d->pid, &d->agent, d->timeout_ns, f);
     else
@@ -281,6 +287,7 @@ static int run(int argc, char **argv)
     n = cmd_lock(&d.talk, d.pid, clock_mono_ns() + (d.wait_ns > d.timeout_ns ? d.wait_ns : d.timeout_ns), -1, &lock, &f);
     if (!n)
         n = detach_do(&d, &f);
+    cmd_watch_off();
     cmd_unlock(&lock);
     inject_snapshot_free(d.before);
     if (n < 0 && d.found)

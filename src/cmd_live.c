@@ -20,10 +20,12 @@
 #include "cmd_lock.h"
 #include "cmd_residue.h"
 #include "cmd_session.h"
+#include "cmd_watch.h"
 #include "render/render.h"
 #include "target/proc.h"
 
 #define LEAVE_WAIT_NS 10000000000ull /* for BYE: the agent may have to wait for the GIL */
+#define WATCH_NS 30000000000ull      /* beyond the time that is given, for all that reads the target */
 #define CLEAN_WAIT_MS 3000u          /* for the last mapping to go after BYE */
 #define END_WAIT_MS 500              /* for a process that closed its end to be seen as ended */
 #define END_STEP_MS 20
@@ -97,6 +99,12 @@ static void live_take_signal(struct live *l)
 static void live_output_failed(struct live *l, int err)
 {
     live_stop(l, err == -EPIPE ? "stdout_closed" : "output_error", err == -EPIPE ? 0 : MP_E_OUTPUT);
+}
+
+/* From here on the target's memory is read, for ns and what such reading takes. */
+static void live_watch(const struct live *l, uint64_t ns, bool touched)
+{
+    cmd_watch(&l->o->talk, l->o->pid, ns + WATCH_NS, touched);
 }
 
 static int live_open_output(struct live *l, struct mp_failure *f)
@@ -300,6 +308,7 @@ static void live_eof(struct live *l)
 
     if (l->s.have_bye)
         return;
+    live_watch(l, 2 * LEAVE_WAIT_NS, true);
     l->reason = NULL; /* an end of its own, whatever was under way */
     do {
         if (poll(&end, 1, END_STEP_MS) > 0 || !session_target_runs(&l->s)) {
@@ -523,11 +532,13 @@ static int live_stream(struct live *l, const struct mp_options *agent, struct mp
     l->out.end_ns = clock_mono_ns(); /* an output without room gets a grace from here on */
     /* Who comes now waits until all is clean. Where another one is at work already (a
      * detach from elsewhere), it is that one who waits for us: no reason to wait for it. */
+    live_watch(l, 2 * LEAVE_WAIT_NS, true);
     l->lock_fd = cmd_lock_now(l->o->pid);
     session_detach(&l->s);
     if (!live_target_gone(l))
         live_pump(l, clock_mono_ns() + LEAVE_WAIT_NS, &later);
     live_verify(l, &later);
+    cmd_watch_off();
     cmd_unlock(&l->lock_fd);
     live_fill_end(l);
     live_report(l);
@@ -547,15 +558,21 @@ static int live_run(struct live *l, struct mp_failure *f)
         err = live_thread(l, &agent, f);
     if (!err)
         err = cmd_lock(&l->o->talk, l->o->pid, deadline, l->sig_fd, &l->lock_fd, f);
-    if (!err)
-        err = live_existing(l, &agent, deadline, f);
-    if (!err)
-        err = session_plan(&l->s, l->o->pid, l->o->talk.log, f);
     if (!err) {
+        live_watch(l, 2 * l->o->timeout_ns, false);
+        err = live_existing(l, &agent, deadline, f);
+    }
+    if (!err) {
+        live_watch(l, l->o->timeout_ns, false);
+        err = session_plan(&l->s, l->o->pid, l->o->talk.log, f);
+    }
+    if (!err) {
+        live_watch(l, 2 * l->o->timeout_ns + LEAVE_WAIT_NS, true);
         err = session_open(&l->s, &agent, deadline, l->sig_fd, &l->o->talk, f);
         if (err)
             cmd_touched(l->o->pid, f);
     }
+    cmd_watch_off();
     cmd_unlock(&l->lock_fd);
     if (!err)
         err = live_stream(l, &agent, f);

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/utf8.h"
 #include "cmd.h"
+#include "cmd_watch.h"
 #include "inject/inject.h"
 #include "render/render.h"
 
@@ -168,16 +169,19 @@ static void print_json(pid_t pid, const struct inject_agent *a)
 }
 
 /* 1 an agent was shown, 0 none, negative enum mp_err. */
-static int status_one(pid_t pid, bool json, bool all, struct mp_failure *f)
+static int status_one(const struct talk *t, pid_t pid, bool all, struct mp_failure *f)
 {
     struct inject_agent a;
-    int n = inject_find_agent(pid, &a, f);
+    int n;
 
+    cmd_watch(t, pid, CMD_WATCH_LOOK_NS, false);
+    n = inject_find_agent(pid, &a, f);
+    cmd_watch_off();
     if (n < 0)
         return n;
     if (n == 0 && all)
         return 0;
-    if (json)
+    if (t->json)
         print_json(pid, n ? &a : NULL);
     else if (n)
         print_text(pid, &a);
@@ -187,7 +191,7 @@ static int status_one(pid_t pid, bool json, bool all, struct mp_failure *f)
 }
 
 /* Every process whose maps can be read; those that can't are not ours to tell of. */
-static int status_all(bool json)
+static int status_all(const struct talk *t)
 {
     DIR *d = opendir("/proc");
     struct dirent *e;
@@ -196,12 +200,12 @@ static int status_all(bool json)
     while (d && (e = readdir(d))) {
         struct mp_failure ignored = {0};
 
-        if (isdigit((unsigned char)e->d_name[0]) && status_one((pid_t)atoi(e->d_name), json, true, &ignored) > 0)
+        if (isdigit((unsigned char)e->d_name[0]) && status_one(t, (pid_t)atoi(e->d_name), true, &ignored) > 0)
             found++;
     }
     if (d)
         closedir(d);
-    if (!found && !json)
+    if (!found && !t->json)
         puts("no process is injected (as far as this user can see)");
     return found;
 }
@@ -231,12 +235,12 @@ static int run(int argc, char **argv)
         strict |= c == 's';
     }
     if (!value && optind == argc) {
-        n = status_all(talk.json);
+        n = status_all(&talk);
     } else {
         pid = cmd_target(&talk, &cmd_status, value, argc - optind, argv + optind);
         if (pid < 0)
             return 2;
-        n = status_one(pid, talk.json, false, &f);
+        n = status_one(&talk, pid, false, &f);
         if (n < 0)
             return cmd_fail(&talk, pid, &f);
     }

@@ -47,6 +47,7 @@
     X(NO_SAFE_POINT, 8, "try again; see -v for what stood in the way") \
     X(NO_THREAD, 8, "no thread of the target can be used for injection now; try again") \
     X(GIL_TIMEOUT, 8, "the interpreter lock was not released in time; try again") \
+    X(STALLED, 8, "find out what it has mapped: /proc/PID/maps; then whose server does not answer") \
     X(LIMIT, 8, "raise the limit with prlimit and try again") \
     X(INJECT, 9, "run again with -v and report the output") \
     X(AGENT, 9, "run again with -v and report the output") \

@@ -43,7 +43,7 @@ struct decide_facts {
     int yama;            /* ptrace_scope, -1: no Yama */
 
     /* tried */
-    int read_error;      /* of reading a byte of its memory: 0 or a negative errno */
+    int read_error;      /* of opening its memory, or reading a byte of it: 0 or a negative errno */
 
     struct room room;    /* what the target's limits leave */
 

@@ -378,6 +378,19 @@ def forged(context):
         run(context.binary, "inject", "-p", target.pid, "-d", "50ms", "-o", os.devnull).expect(0)
 
 
+def stalled(context):
+    """A page that does not come is not touched where that can be helped, and not waited for
+    without end where it can't."""
+    with harness.Target(context.python, "stalled") as target:
+        target.ask("low")
+        attempt(context, "status", "-p", target.pid).expect(0)
+        attempt(context, "inject", "-p", target.pid, "-d", "50ms", "-o", os.devnull).expect(0)
+        target.ask("agent")
+        error = attempt(context, "status", "-p", target.pid, "--json").expect(8).error()
+        check(error["code"] == "STALLED" and error["pid"] == target.pid and not error["changed_target"], "%s", error)
+        check(target.ask("ping")["pong"], "it does not answer")
+
+
 def locked_by_itself(context):
     """A target holds the lock of its own: refused in time, and it says who."""
     with harness.Target(context.python, "locker") as target:
@@ -560,6 +573,7 @@ TESTS = (
     ("agent is silent", silent),
     ("agent at the handshake", ambush),
     ("forged session", forged),
+    ("memory that does not come", stalled),
     ("lock of its own", locked_by_itself),
     ("another user", stranger),
     ("output trap", output_trap),

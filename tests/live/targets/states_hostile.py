@@ -391,4 +391,36 @@ class Locker(states_contract.Quiet):
             return "no lock on one's own memory"
 
 
-STATES = {"names": Names, "comm": Comm, "mapped": Mapped, "impostor": Impostor, "forger": Forger, "locker": Locker}
+class Stalled(states_contract.Quiet):
+    """Pages of its memory never come to who reads them from outside: at its lowest address
+    (`low`), and in what bears the agent's name (`agent`)."""
+    PAGE_AT, SYS_USERFAULTFD, API, REGISTER, UNREGISTER = 0x20000, 323, 0xc018aa3f, 0xc020aa00, 0x8010aa01
+
+    def setup(self, control):
+        self.kept = []
+        self.fd = work.libc.syscall(ctypes.c_long(self.SYS_USERFAULTFD), 0o2000000 | 0o4000)
+        try:
+            fcntl.ioctl(self.fd, self.API, bytearray(struct.pack("<QQQ", 0xaa, 0, 0)))
+        except (OSError, ValueError):
+            return "no userfaultfd here"
+
+    def command(self, words, control):
+        if words[0] == "low":
+            work.libc.mmap.restype = ctypes.c_void_p
+            start = work.libc.mmap(ctypes.c_void_p(self.PAGE_AT), ctypes.c_size_t(4096), 3, 0x100022, -1, ctypes.c_long(0))
+        elif words[0] == "agent":
+            file = work.libc.syscall(ctypes.c_long(SYS_MEMFD_CREATE), AGENT, 1)
+            os.ftruncate(file, 4096)
+            block = mmap.mmap(file, 4096)
+            os.close(file)
+            start = ctypes.addressof(ctypes.c_char.from_buffer(block))
+            self.kept.append(block)
+        else:
+            return False
+        fcntl.ioctl(self.fd, self.REGISTER, bytearray(struct.pack("<QQQQ", start, 4096, 1, 0)))
+        control.tell(start=start)
+        return True
+
+
+STATES = {"names": Names, "comm": Comm, "mapped": Mapped, "impostor": Impostor, "forger": Forger, "locker": Locker,
+          "stalled": Stalled}
