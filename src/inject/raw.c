@@ -18,6 +18,7 @@
 #include "target/proc.h"
 
 #define RAW_STOP_NS 2000000000ull /* from one of its stops to the next */
+#define RAW_STOPS_MAX 4096        /* a few dozen are its own; the target can change the loader's code, and send signals */
 #define RAW_AFFINITY_THREADS 64   /* threads whose CPUs are joined */
 
 struct raw {
@@ -102,7 +103,7 @@ static int raw_to_rendezvous(struct raw *r, struct mp_failure *f)
     if (ret < 0)
         return ret;
     raw_unpin(r);
-    for (;;) {
+    for (int stops = 0; stops < RAW_STOPS_MAX; stops++) {
         int c = stop.event == TRACEE_SIGNAL ? raw_signal(r, stop.sig) : tracee_cont_syscall(&r->t, 0);
         if (c < 0 && c != -ESRCH)
             return mp_fail(f, MP_E_INJECT, -c, "can't resume the loader's thread");
@@ -112,6 +113,7 @@ static int raw_to_rendezvous(struct raw *r, struct mp_failure *f)
         if (stop.event == TRACEE_SYSCALL && raw_at_rendezvous(r))
             return 0;
     }
+    return mp_fail(f, MP_E_INJECT, 0, "the loader's thread %d does not come to where it is waited for", (int)r->t.tid);
 }
 
 static int raw_write_image(int memfd)

@@ -13,6 +13,7 @@
 #define REMOTE_ERESTARTNOHAND 514
 #define REMOTE_ERESTART_RESTARTBLOCK 516
 
+#define REMOTE_STOPS_MAX 4096 /* between two of a system call's */
 #define REMOTE_TRIES 16 /* of a call that the kernel wants restarted */
 #define REMOTE_END_NS 500000000ull /* for a thread that has to be stopped once more */
 
@@ -157,11 +158,12 @@ int remote_begin(struct remote *r)
 }
 
 /* Resumes up to the next stop that belongs to a system call. Stops that come in
- * between are let pass: a group-stop in the making is entered when we detach. */
+ * between are let pass: a group-stop in the making is entered when we detach. Not
+ * without end: somebody may send SIGSTOP faster than we let it pass. */
 static int remote_step(struct remote *r, uint64_t deadline_ns, struct tracee_stop *ret_stop)
 {
     int sig = 0;
-    for (;;) {
+    for (int stops = 0; stops < REMOTE_STOPS_MAX; stops++) {
         int ret = tracee_cont_syscall(r->t, sig);
         if (ret < 0 && ret != -ESRCH)
             return ret;
@@ -188,6 +190,7 @@ static int remote_step(struct remote *r, uint64_t deadline_ns, struct tracee_sto
             break;
         }
     }
+    return -ETIMEDOUT;
 }
 
 static int remote_call_once(struct remote *r, long nr, const uint64_t arg[6], uint64_t deadline_ns,

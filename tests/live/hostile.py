@@ -488,6 +488,27 @@ def output_trap(context):
         target.check_untouched()
 
 
+STORM = "import os, signal, sys\npid = int(sys.argv[1])\nprint(flush=True)\nwhile True:\n" \
+        "    os.kill(pid, signal.SIGSTOP)\n    os.kill(pid, signal.SIGCONT)\n"
+
+
+def storm(context):
+    """Somebody stops and continues the target without a pause: the launcher ends, and leaves
+    nothing."""
+    with harness.Target(context.python, "fib") as target:
+        sender = harness.spawn(["/usr/bin/python3", "-c", STORM, str(target.pid)], stdout=subprocess.PIPE)
+        try:
+            sender.stdout.readline()
+            for _ in range(3):
+                attempt(context, "inject", "-p", target.pid, "-d", "50ms", "--timeout", "1s", "-o", os.devnull).expect((0, 8, 9))
+        finally:
+            harness.reap(sender)
+            sender.stdout.close()
+        os.kill(target.pid, signal.SIGCONT)
+        run(context.binary, "detach", "-p", target.pid, "--wait", "10s").expect(0)
+        target.check_untouched()
+
+
 # --- somebody else's number ------------------------------------------------------------------------------------
 
 ZYGOTE = r"""
@@ -576,6 +597,7 @@ TESTS = (
     ("memory that does not come", stalled),
     ("lock of its own", locked_by_itself),
     ("another user", stranger),
+    ("storm of stops", storm),
     ("output trap", output_trap),
     ("reused pid", reused),
 )
