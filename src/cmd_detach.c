@@ -15,7 +15,7 @@
 
 #define CLEAN_WAIT_MS 2000u
 #define RETRY_STEP_MS 100
-#define SWEEPS_MAX 16          /* beyond --wait: a target could bring forth leftovers without end */
+#define SWEEPS_MAX 3           /* without --wait: a target could bring forth leftovers without end */
 #define ROUND_NS 30000000000ull /* of a retry, beyond what the agent takes */
 #define SLOTS 4        /* struct mp_slots has so many that can change */
 #define SLOT_WORDS 96

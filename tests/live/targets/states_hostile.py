@@ -129,10 +129,6 @@ def chunk_of(kind, number):
         return bytes(rng.getrandbits(8) for _ in range(4096))
     if kind == "long":
         return struct.pack("<IHH", 0xffffffff, 7, 0xffff)
-    if kind == "short":
-        return struct.pack("<IHH", 7, 10, 1)
-    if kind == "order":
-        return frame(HELLO, struct.pack("<IiiI", 4, 1, 1, 0))
     if kind == "notes":
         return frame(NOTE, struct.pack("<IHH", 4, 8, 0) + b"\x1b[2J\r\n\xff\x9b") * 20000
     return b"".join(  # each function that there can be, with the longest names; threads without end
@@ -278,6 +274,15 @@ class Forger(states_contract.Quiet):
     def setup(self, control):
         self.kept = []
         self.marks = None
+        self.stop = False
+
+    def regrow(self):
+        """As a launcher leaves them that dies right after its mmap: no pointer keeps those."""
+        calls = [(ctypes.c_void_p(0x500006d70000 + (i << 28)), ctypes.c_size_t(REGION_SIZE)) for i in range(8)]
+        nothing, quick = ctypes.c_long(0), ctypes.PyDLL(None).mmap  # which keeps the GIL: back within microseconds
+        while not self.stop:
+            for place, size in calls:  # read and exec; private, anonymous, MAP_FIXED_NOREPLACE: refused while it is there
+                quick(place, size, 5, 0x100022, -1, nothing)
 
     def command(self, words, control):
         if words[0] == "learn":
@@ -285,7 +290,13 @@ class Forger(states_contract.Quiet):
         elif words[0] == "forge":
             getattr(self, words[1])()
             control.tell(forged=True)
+        elif words[0] == "regrow":
+            thread = threading.Thread(target=self.regrow)
+            thread.daemon = True
+            thread.start()
+            control.tell(grows=True)
         elif words[0] == "unforge":
+            self.stop = True
             for block in self.kept:
                 try:
                     block.close()
