@@ -64,6 +64,9 @@ def value_of(row, name):
     if name == "calls":
         value = per_call_us(row)
         return value, "%.2f us" % value
+    if name == "after" and row.get("instructions"):
+        before, after = row["instructions"]
+        return after / before, "%.3f of the instructions (time %s)" % (after / before, ratio(row["wall"]))
     shown = ratio(row["wall"]) + (" (cpu %.2f)" % row["cpu"]["median"] if row.get("cpu") else "")
     return row["wall"]["median"], shown
 

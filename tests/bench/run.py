@@ -26,6 +26,7 @@ import traceback
 
 import bounded
 import hotspots
+import instructions
 import measure
 import places
 import report
@@ -253,7 +254,7 @@ def servers_(run):
 
 
 def one_server(run, python, kind):
-    result = servers.alternate(python, kind, Attached(run.program), 1 if run.quick else 4, 1 if run.quick else 2)
+    result = servers.alternate(python, kind, Attached(run.program), 1 if run.quick else 4, 1 if run.quick else 4)
     result.update(summarise(result.pop("found")))
     return result
 
@@ -282,6 +283,7 @@ def after_detach(run, python):
         for key in ("wall", "cpu"):
             row[key] = {k: v if k == "n" else v / before[key]["median"] for k, v in after[key].items()}
         row["noise"] = before["wall"]
+        row["instructions"] = instructions.before_and_after(run.program, python)
         return row
 
 

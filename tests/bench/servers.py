@@ -13,6 +13,7 @@ import bounded
 import measure
 
 CONNECTIONS = 8
+SETTLE = 2 # seconds of load after an attach that are left out, as in all windows
 UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 
 
@@ -108,6 +109,7 @@ def alternate(python, kind, tool, pairs, seconds):
             if i == pairs:
                 break
             tool.begin(server)
+            server.load(SETTLE)
             with_tool.append(server.load(seconds))
             found.append(dict(tool.end(server), deep=True))
     neighbours = [(plain[i], plain[i + 1]) for i in range(pairs)]
