@@ -11,6 +11,7 @@ import struct
 import subprocess
 import unicodedata
 
+import channel
 import cli
 import harness
 import procfs
@@ -561,7 +562,7 @@ def reused(context):
         room = fcntl.fcntl(writes, 1031, 4096)  # F_SETPIPE_SZ
         os.write(writes, b"\n" * room)
         launcher = harness.spawn([context.binary, "inject", "-v", "-p", str(pid), "-d", "1s"], stdin=subprocess.DEVNULL,
-                                 stdout=subprocess.DEVNULL, stderr=writes)
+                                 stdout=subprocess.DEVNULL, stderr=writes, preexec_fn=getattr(context.binary, "before_exec", None))
         try:
             procfs.wait_until(lambda: procfs.read(launcher.pid, "syscall").startswith("1 0x2 "), harness.PATIENCE, "the plan is made")
             zygote.stdin.write(b"\n")
@@ -611,6 +612,7 @@ TESTS = (
     ("storm of stops", storm),
     ("output trap", output_trap),
     ("reused pid", reused),
+    ("reused pid, without a pidfd", lambda context: reused(channel.Context(context))),
 )
 SHORT = ("another user", "output trap")  # without a limit on our addresses, of which a sanitizer needs many
 
