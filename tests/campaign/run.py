@@ -1,12 +1,15 @@
 #!/usr/bin/python3
 """run.py [--budget MINUTES] [--only STATE,...] [--python NAME,...] [--faults] [--report]
-[--jobs N] [--count N]: the campaign. BUILD names the folder of the binary.
+[--jobs N] [--count N] [--slice [-k PATTERN]]: the campaign. BUILD names the folder of the binary.
 
 Puts targets into every state of table.py, on every interpreter found, and injects them
 hundreds of times each; results are appended to $BUILD/campaign/results.jsonl as they
 come. A run that was stopped goes on where the file ends: the state with the fewest
 sessions is always next. Then docs/reliability.md is written from the whole file
-(--output for another place). Exits 1 when a target was harmed or a session failed."""
+(--output for another place). Exits 1 when a target was harmed or a session failed.
+
+--slice is the part for every change: each state once, on one interpreter in turn, a few
+sessions, nothing fetched and no page written; it ends with `N passed, N failed, N skipped`."""
 import argparse
 import collections
 import json
@@ -33,6 +36,7 @@ import table
 
 FIRST_LAP, LONG_LAP = 12, 300  # sessions: all states soon, then targets that live long
 FIRST_SECONDS, LONG_SECONDS = 20, 60
+SLICE_LAP, SLICE_SECONDS, SLICE_MINUTES = 15, 20, 4
 ROOTS = os.environ.get("CAMPAIGN_ROOTS", "/tmp/roots")
 
 
@@ -217,6 +221,74 @@ class Campaign:
             thread.join()
 
 
+class Slice:
+    """Each state once."""
+
+    def __init__(self, options, binary, helpers, folder, interpreters):
+        self.options, self.binary, self.helpers, self.folder = options, binary, helpers, folder
+        self.deadline = time.monotonic() + 60 * SLICE_MINUTES
+        self.cells = [cell for cell in self.one_each(interpreters) if options.pattern in self.name(cell)]
+        self.schedule = Schedule(self.cells, self)
+        self.done = collections.Counter()  # what Schedule orders by: a cell is taken once
+        self.counts, self.lock = collections.Counter(), threading.Lock()
+
+    @staticmethod
+    def one_each(interpreters):
+        for n, state in enumerate(table.STATES):
+            kind = [i for i in interpreters if i.kind == state.pythons and (not state.least or i.version >= state.least)]
+            if kind:
+                yield state, kind[n % len(kind)]
+
+    @staticmethod
+    def name(cell):
+        return "%s: campaign %s" % (cell[1].name, cell[0].name)
+
+    def lap(self, cell):
+        number = self.cells.index(cell) + 1
+        begin = time.monotonic()
+        one = lap.Lap(number, *cell, self.binary, self.helpers, self.folder, SLICE_LAP,
+                      min(self.deadline, begin + SLICE_SECONDS), number)
+        rows = list(one.run())
+        bad = [row["failure"] for row in rows if row.get("failure")] + sum([row.get("harms", []) for row in rows], [])
+        skip = [row["why"] for row in rows if row["t"] == "skip"]
+        self.say(cell, "failed" if bad else "skipped" if skip else "passed", bad or skip, len(rows) - 1)
+
+    def say(self, cell, how, why, sessions):
+        head = {"passed": "ok (%d sessions)" % sessions, "failed": "FAILED"}.get(how) or "skipped (%s)" % why[0].split("\n")[0]
+        with self.lock:
+            self.counts[how] += 1
+            print("%s: %s" % (self.name(cell), head), flush=True)
+            for text in why if how == "failed" else ():
+                print("  " + text.rstrip().replace("\n", "\n  "), flush=True)
+
+    def work(self):
+        while True:
+            cell = self.schedule.take()
+            if cell is None:
+                if not self.schedule.taken:
+                    return
+                time.sleep(0.2)
+            elif time.monotonic() > self.deadline:
+                self.say(cell, "skipped", ["no time is left"], 0)
+                self.schedule.give(cell, True)
+            else:
+                try:
+                    self.lap(cell)
+                except Exception as error:  # a bug of the runner's own fails the state, and not the rest
+                    self.say(cell, "failed", ["%s: %s" % (type(error).__name__, error)], 0)
+                finally:
+                    self.schedule.give(cell, True)
+
+    def run(self):
+        threads = [threading.Thread(target=self.work) for _ in range(self.options.jobs)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        print("%d passed, %d failed, %d skipped" % tuple(self.counts[how] for how in ("passed", "failed", "skipped")))
+        return 1 if self.counts["failed"] else 0
+
+
 def leave(number, frame):
     """Stopped: what was started is killed; the results are in their file."""
     harness.kill_all()
@@ -231,6 +303,8 @@ def parse():
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--count", type=int, default=0, help="sessions of a long lap")
     parser.add_argument("--faults", action="store_true", help="the fault points instead of the states (make campaign-faults)")
+    parser.add_argument("--slice", action="store_true", help="each state once, for make test")
+    parser.add_argument("-k", dest="pattern", default="", help="of the slice: only those whose name contains this")
     parser.add_argument("--report", action="store_true", help="only write the page")
     parser.add_argument("--results", default="", help="the file of results")
     parser.add_argument("--output", default=os.path.join(ROOT, "docs", "reliability.md"))
@@ -259,13 +333,18 @@ def main():
     source = os.path.join(build, "faults" if options.faults else "", "mempulse")
     if not os.access(source, os.X_OK):
         sys.exit("there is no %s: run make campaign" % source)
-    setup.prepare(helpers, True)
-    results = Results(results_path)
+    setup.prepare(helpers, not options.slice)
     folder = tempfile.mkdtemp(prefix="mp-campaign-")
     binary = shutil.copy(source, folder)  # a build meanwhile must not change what is tried
+    interpreters = interpreters_here(helpers, [n for n in options.python.split(",") if n])
+    if options.slice:
+        try:
+            return Slice(options, binary, helpers, folder, interpreters).run()
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    results = Results(results_path)
     try:
         results.add(machine(binary))
-        interpreters = interpreters_here(helpers, [n for n in options.python.split(",") if n])
         campaign = Campaign(options, binary, helpers, folder, results)
         if options.faults:
             faults.run(campaign, interpreters)

@@ -129,7 +129,7 @@ STATES += [State(name, "idle, straight through ctypes") for name in
 STATES += [State(name, "busy") for name in ("fib", "alloc", "c_extensions", "generators", "recursion", "deep", "registers", "imports")]
 STATES += [
     State("malloc_1", "malloc"), State("malloc_2", "malloc"), State("malloc_16", "malloc"),
-    State("malloc_1_one_arena", "malloc", "malloc_1", env={"MALLOC_ARENA_MAX": "1"}),
+    State("malloc_1_one_arena", "malloc", "malloc_1", codes=(0, 8), env={"MALLOC_ARENA_MAX": "1"}),
     State("malloc_2_one_arena", "malloc", "malloc_2", env={"MALLOC_ARENA_MAX": "1"}),
     State("idle_one_arena", "malloc", "select", env={"MALLOC_ARENA_MAX": "1"}),
     State("jemalloc_1", "malloc", "malloc_1", env=preloaded("libjemalloc.so.2")),
