@@ -70,6 +70,7 @@ struct mp_selftest {
 #define MP_SELF_ROLLUP 2u  /* smaps_rollup readable */
 #define MP_SELF_THP 4u     /* a fault of the test brought a huge page */
 #define MP_SELF_SYNC 8u    /* this kernel counts faults late; the thread that reads statm makes its own count */
+#define MP_SELF_ROLLUP_LONG 16u /* a reading of smaps_rollup takes longer than MP_ROLLUP_NS_MAX: none is made */
 
 /* The interpreter's hook slots, and who holds them. Equal before the hook and
  * after the unhook: that is what `clean` means for the interpreter. */
@@ -270,6 +271,7 @@ enum mp_note_code {
     MP_NOTE_CHAINED = 2,    /* another eval-frame function was there and is called after ours */
     MP_NOTE_GIL = 3,        /* waiting for the GIL */
     MP_NOTE_OTHER = 4,
+    MP_NOTE_ROLLUP = 6,     /* smaps_rollup is no longer read: a reading takes longer than MP_ROLLUP_NS_MAX */
     MP_NOTE_FORK = 5        /* of the launcher: os.fork() will warn of threads while the agent is there */
 };
 

@@ -212,6 +212,7 @@ void meter_entry(struct thread *th, struct reading *r); /* the clock last */
 void meter_exit(struct thread *th, struct reading *r);  /* the clock first */
 int64_t meter_rss(void); /* pages as statm says, or -1 */
 bool rollup_due(uint64_t now);
+bool rollup_news(void); /* since the last time: readings take too long, none is made any more */
 /* Whether this moment deserves a reading and the budget allows it. */
 bool rollup_wanted(uint64_t now, int64_t rss, const struct code *code);
 /* Reads smaps_rollup, charging its time to the budget `times` times. */

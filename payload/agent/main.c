@@ -360,6 +360,8 @@ static void once_a_second(uint64_t now, uint64_t *next_stats, uint32_t *named)
     }
     if (lines_busy_news())
         wire_note(MP_NOTE_LINES_BUSY, "a thread has another tool's trace function: its lines are not traced");
+    if (rollup_news())
+        wire_note(MP_NOTE_ROLLUP, "a reading of smaps_rollup holds the target for over 5 ms by now: USS and swap are not measured any more");
     update_control();
     send_stats();
 }

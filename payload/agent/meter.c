@@ -15,6 +15,7 @@
 #define ROLLUP_BUF 4096
 #define RSS_JUMP_PAGES 256        /* a change that deserves a rollup: 1 MiB */
 #define ROLLUP_TIMER_NS 1000000000ull
+#define ROLLUP_LONG_ENOUGH 3u     /* in a row: once may be a wait for a CPU */
 #define SELFTEST_PAGES 20
 #define SELFTEST_FAR_PAGES 80     /* more than a thread keeps to itself: finds the error's size */
 #define HUGE_JUMP_PAGES 256       /* by which a huge page's statm is off at least */
@@ -26,6 +27,8 @@ static int statm_fd = -1, rollup_fd = -1;
 static uint64_t rollup_next, rollup_last; /* clock: allowed again; last read */
 static int64_t rollup_rss;                /* pages at that time */
 static char rollup_buf[ROLLUP_BUF];
+static uint32_t rollup_long; /* readings in a row that took longer than MP_ROLLUP_NS_MAX; ROLLUP_LONG_ENOUGH: no more */
+static bool rollup_told;
 
 /* Up to 6.1 a thread counts its own faults and adds them to the process's counters after
  * TASK_RSS_EVENTS_THRESH (64) of them, so that statm is as much behind. Whatever walks a
@@ -44,6 +47,8 @@ int meter_init(void)
     if (!(g.opt.flags & MP_OPT_NO_ROLLUP))
         rollup_fd = held_take(MP_HELD_ROLLUP, sys_open_read("/proc/self/smaps_rollup"));
     rollup_next = rollup_last = 0;
+    rollup_long = 0;
+    rollup_told = false;
     return 0;
 }
 
@@ -147,9 +152,23 @@ void meter_exit(struct thread *th, struct reading *r)
     probe_rss(th, r, raw, r->time);
 }
 
+/* The price of a reading may be given up like any other: with --max-overhead 0 nothing is. */
+static bool rollup_too_long(void)
+{
+    return rollup_long >= ROLLUP_LONG_ENOUGH && g.opt.max_overhead_ppm;
+}
+
+bool rollup_news(void)
+{
+    bool news = rollup_too_long() && !rollup_told;
+
+    rollup_told = rollup_told || news;
+    return news;
+}
+
 bool rollup_due(uint64_t now)
 {
-    return rollup_fd >= 0 && g.gov.rollup_ppm && now >= rollup_next;
+    return rollup_fd >= 0 && !rollup_too_long() && g.gov.rollup_ppm && now >= rollup_next;
 }
 
 bool rollup_wanted(uint64_t now, int64_t rss, const struct code *code)
@@ -205,7 +224,7 @@ bool meter_rollup(struct thread *th, unsigned times, struct rollup *ret)
     uint64_t start = clock_ns(CLOCK_MONOTONIC), cost, now;
     long n;
 
-    if (rollup_fd < 0)
+    if (rollup_fd < 0 || rollup_too_long())
         return false;
     n = sys_pread(rollup_fd, rollup_buf, sizeof(rollup_buf), 0);
     if (n <= 0 || !is_rollup(rollup_buf, rollup_buf + n))
@@ -213,6 +232,7 @@ bool meter_rollup(struct thread *th, unsigned times, struct rollup *ret)
     rollup_parse(rollup_buf, rollup_buf + n, ret);
     now = clock_ns(CLOCK_MONOTONIC);
     cost = now - start;
+    rollup_long = cost > MP_ROLLUP_NS_MAX ? rollup_long + 1 : 0;
     if (th)
         th->probe_ns += cost;
     g.rollup_ns += cost;
@@ -255,10 +275,18 @@ static void measure_costs(struct mp_selftest *t)
     t->statm_ns = best[PROBE_STATM];
     t->rusage_ns = best[PROBE_RUSAGE];
     t->clock_ns = best[PROBE_CLOCK];
-    start = clock_ns(CLOCK_MONOTONIC);
-    if (meter_rollup(NULL, 1, &roll)) {
+    if (meter_rss() > MP_ROLLUP_PAGES_MAX)
+        rollup_long = ROLLUP_LONG_ENOUGH;
+    do {
+        start = clock_ns(CLOCK_MONOTONIC);
+        if (!meter_rollup(NULL, 1, &roll))
+            break;
         t->rollup_ns = clock_ns(CLOCK_MONOTONIC) - start;
         t->flags |= MP_SELF_ROLLUP;
+    } while (rollup_long && g.opt.max_overhead_ppm);
+    if (rollup_too_long() && rollup_fd >= 0) {
+        t->flags = (t->flags & ~MP_SELF_ROLLUP) | MP_SELF_ROLLUP_LONG;
+        rollup_told = true;
     }
     rollup_next = rollup_last = 0; /* this reading is not charged */
     g.rollup_ns = 0;

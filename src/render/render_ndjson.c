@@ -31,6 +31,7 @@ static const char *const note_names[] = {
     [MP_NOTE_GIL] = "gil",
     [MP_NOTE_OTHER] = "other",
     [MP_NOTE_FORK] = "fork",
+    [MP_NOTE_ROLLUP] = "rollup",
 };
 
 static const char *const hook_names[] = {"none", "thunk", "monitoring"};
@@ -101,6 +102,8 @@ static void add_selftest(struct jline *j, const struct mp_selftest *t)
     if (t->flags & MP_SELF_SYNC)
         jline_bool(j, "statm_synced", true);
     jline_bool(j, "rollup", t->flags & MP_SELF_ROLLUP);
+    if (t->flags & MP_SELF_ROLLUP_LONG)
+        jline_bool(j, "rollup_long", true);
     jline_bool(j, "thp", t->flags & MP_SELF_THP);
     jline_uint(j, "statm_ns", t->statm_ns);
     jline_uint(j, "rusage_ns", t->rusage_ns);

@@ -266,7 +266,10 @@ static void text_exactness(struct render *r, const struct render_meta *meta)
                   t->minflt_error);
     if (t->flags & MP_SELF_THP)
         io_puts(&r->io, "# OWN: huge pages are on here (THP): one fault may bring 2 MiB, so OWN is a lower bound\n");
-    if (!(t->flags & MP_SELF_ROLLUP) && !(meta->options.flags & MP_OPT_NO_ROLLUP))
+    if (t->flags & MP_SELF_ROLLUP_LONG)
+        io_printf(&r->io, "# USS: a reading of smaps_rollup would hold the target for over %llu ms; not measured (--max-overhead 0 does)\n",
+                  MP_ROLLUP_NS_MAX / 1000000);
+    else if (!(t->flags & MP_SELF_ROLLUP) && !(meta->options.flags & MP_OPT_NO_ROLLUP))
         io_puts(&r->io, "# USS: smaps_rollup can't be read; not measured\n");
 }
 

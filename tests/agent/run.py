@@ -405,6 +405,23 @@ def lines(run):
     assert len(s.calls("lined")) == 3 and not s.calls("grower")
 
 
+@test(overhead=20000)
+def big(run):
+    """A reading of smaps_rollup that would hold the target for long is not made."""
+    check_basic(run)
+    s = run.session
+    assert s.selftest.flags & wire.SELF_ROLLUP_LONG and not s.selftest.flags & wire.SELF_ROLLUP, s.selftest
+    assert s.calls("middle") and not [r for r in s.records if r.flags & wire.HAS_USS]
+
+
+@test("big", overhead=0)
+def big_ungoverned(run):
+    check_basic(run)
+    s = run.session
+    assert s.selftest.flags & wire.SELF_ROLLUP and not s.selftest.flags & wire.SELF_ROLLUP_LONG, s.selftest
+    assert [r for r in s.records if r.flags & wire.HAS_USS and r.uss > 900 << 20], [(r.name, r.flags, r.uss) for r in s.records]
+
+
 @test(root=["far_lines"], depth=1, flags=wire.OPT_LINES, since=(3, 12))
 def far_lines(run):
     """Lines of a traced function that is mostly called deeper cost nothing there, and are all seen within."""

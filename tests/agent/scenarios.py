@@ -367,6 +367,21 @@ def busy_after(agent, before):
         t.join()
 
 
+# -- a process so big that smaps_rollup takes long ------------------------------------------------
+
+def big_before(agent):
+    import mmap
+    global ballast
+    ballast = mmap.mmap(-1, 900 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for offset in range(0, len(ballast), 4096):
+        ballast[offset] = 1
+
+
+def big(agent, before):
+    for _ in range(3):
+        middle(1)
+
+
 # -- line events --------------------------------------------------------------------------------
 
 def far_lined(n):
