@@ -20,7 +20,8 @@
 #define MP_ROLLUP_NS_MAX 5000000ull /* a reading of smaps_rollup that takes longer is not made in a hook: the thread
                                   stands meanwhile, with the GIL, and so does every mmap of the process. It is
                                   as long as CPython lets one thread wait for another anyway (switch interval) */
-#define MP_ROLLUP_PAGES_MAX 200000 /* resident pages, 25 ns each: above it that is not even tried */
+#define MP_ROLLUP_PAGES_MAX 100000 /* resident pages, 70 ns each on the machine of docs/benchmarks.md: above it
+                                  that is not even tried */
 #define MP_SAMPLE_LOG2_MAX 10  /* the governor samples one call in 1024 at the rarest */
 
 #define MP_LEASE_MS 1000       /* the agent is unhooked within this time of the launcher's end closing */

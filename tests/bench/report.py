@@ -161,7 +161,7 @@ def missed(results):
             out.append("### %s\n\nGoal %g%s, measured %s.%s\n\n%s\n" % (
                 title, goal_of(limits, r["python"]), unit, value_of(r, name)[1],
                 " Given up: %s." % r["gave_up"] if r.get("gave_up") else "",
-                reasons.get(title) or "\n\n".join(filter(None, [profile_of(results, r["python"], name), TO_BE_SAID]))))
+                "\n\n".join(filter(None, [profile_of(results, r["python"], name), reasons.get(title) or reasons.get(what) or TO_BE_SAID]))))
     return "\n".join(out) or "None."
 
 

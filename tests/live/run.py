@@ -134,9 +134,14 @@ def tell_pauses(pauses):
 
 
 def copy_for_all(build):
-    """The binary where every user can run it: tests also run as nobody."""
+    """The binary and the targets where every user can reach them, be the tree below
+    somebody's home: tests also run as nobody."""
     folder = tempfile.mkdtemp(prefix="mp-bin-")
     os.chmod(folder, 0o755)
+    harness.TARGETS = shutil.copytree(harness.TARGETS, os.path.join(folder, "targets"), ignore=shutil.ignore_patterns("__pycache__"))
+    for path, _, files in os.walk(folder):
+        for name in [""] + files:
+            os.chmod(os.path.join(path, name), 0o644 if name else 0o755)
     return shutil.copy(os.path.join(build, "mempulse"), folder)
 
 
