@@ -2,10 +2,10 @@
 """run.py [-k PATTERN] [-v] [--short] [--all] [--jobs N]: the live tests, on every
 interpreter found. BUILD names the folder of the binary, PYTHONS (paths with
 colons) replaces the search for interpreters. What tests the launcher more than the
-hook runs on three of them (the first, the middle, the last) unless --all.
+hook runs on three of them (the first, the middle, the last) unless --all, what is about
+hostile targets on two.
 
-Tests of one interpreter run one after the other, those of two interpreters side
-by side. Prints a line a test, failures in full, and at the end `N passed, N
+Tests of one list run one after the other, those of two lists side by side. Prints a line a test, failures in full, and at the end `N passed, N
 failed, N skipped`; exits 1 when one failed or none ran."""
 import argparse
 import collections
@@ -51,24 +51,20 @@ class Context:
 
 
 def collect(interpreters, options):
-    """[[Test]]: a list for each interpreter, the longest first; and one for the command line."""
+    """[[Test]]: lists that may run side by side, the longest first."""
     groups = []
     few = [interpreters[i] for i in (0, len(interpreters) // 2, -1)] if interpreters else []
-    for interpreter in interpreters:
-        parts = [scenarios, sessions, lines]
+    for interpreter in interpreters[:1] if options.short else interpreters:
+        lists = [[scenarios, sessions, lines]]
         if options.all or interpreter in few:
-            parts += [rivals, governor, contract, children, channel, hostile]
-        cases = [case for part in parts for case in part.tests(options.short)]
-        if not options.short:
-            cases += cli.tests(False, everywhere=interpreter is not interpreters[0])
-        groups.append(cases)
-    if options.short:
-        groups = groups[:1]
-    if groups and options.short:
-        groups[0] += cli.tests(options.short)
-    named = [[Test("%s: %s" % (interpreter.name, name), function, interpreter) for name, function in cases]
-             for interpreter, cases in zip(interpreters, groups)]
-    return [[test for test in tests if options.pattern in test.name] for tests in named]
+            lists.append([rivals, governor, contract, children, channel])
+        if options.all or interpreter in few[::2]:
+            lists.append([hostile])
+        lists = [[case for part in parts for case in part.tests(options.short)] for parts in lists]
+        lists[0] += cli.tests(options.short, everywhere=interpreter is not interpreters[0] and not options.short)
+        groups += [[Test("%s: %s" % (interpreter.name, name), function, interpreter) for name, function in cases] for cases in lists]
+    groups = [[test for test in tests if options.pattern in test.name] for tests in groups]
+    return sorted(groups, key=len, reverse=True)
 
 
 class Tally:
@@ -107,7 +103,7 @@ def run_test(test, binary, tally, pauses):
 
 
 def run_groups(groups, jobs, binary, tally, pauses):
-    """Each worker takes one interpreter's tests after the other's."""
+    """Each worker takes one list after the other."""
     waiting = queue.Queue()
     for group in groups:
         waiting.put(group)
