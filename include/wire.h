@@ -96,8 +96,7 @@ enum mp_fail {
     MP_FAIL_ABI = 8,
     MP_FAIL_PYTHON = 9,      /* a C-API call failed; text says which */
     MP_FAIL_GIL = 10,        /* the launcher left while the agent waited for the GIL */
-    MP_FAIL_RECURSION = 11,  /* the hook would cost more C stack than the recursion limit allows */
-    MP_FAIL_CUT = 12         /* the target closed or replaced descriptors of ours */
+    MP_FAIL_CUT = 11         /* the target closed or replaced descriptors of ours */
 };
 
 struct mp_failed {

@@ -33,8 +33,7 @@ static const struct fail_row fail_rows[] = {
     {MP_FAIL_FINALIZING, MP_E_PY_FINALIZING}, {MP_FAIL_AUDIT, MP_E_AUDIT_VETO},
     {MP_FAIL_TOOL_IDS, MP_E_BUSY_TOOL_IDS},   {MP_FAIL_LAYOUT, MP_E_PY_LAYOUT},
     {MP_FAIL_TRACER, MP_E_BUSY_TRACE_SLOT},   {MP_FAIL_ABI, MP_E_ABI},
-    {MP_FAIL_GIL, MP_E_GIL_TIMEOUT},          {MP_FAIL_RECURSION, MP_E_PY_RECURSION},
-    {MP_FAIL_CUT, MP_E_FDS_CLOSED},
+    {MP_FAIL_GIL, MP_E_GIL_TIMEOUT},          {MP_FAIL_CUT, MP_E_FDS_CLOSED},
 };
 
 static enum mp_err fail_to_err(uint32_t code)

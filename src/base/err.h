@@ -26,7 +26,6 @@
     X(LIBC_LAYOUT, 4, "report this libc build: its layout is not one that is known") \
     X(SYMBOLS, 4, "a symbol that is needed is missing from this Python build") \
     X(PY_LAYOUT, 4, "report this Python build: its layout is not one that is known") \
-    X(PY_RECURSION, 4, "lower sys.setrecursionlimit in the target, or raise its stack limit") \
     X(SHADOW_STACK, 4, "start the target without user shadow stacks (GLIBC_TUNABLES)") \
     X(NO_PROC, 4, "mount proc at /proc in the target's root") \
     X(EPERM, 5, "run as the owner of the process, or as root") \
