@@ -116,7 +116,7 @@ def by_version(names):
 
 def goals(results):
     rows = goal_rows(results)
-    pythons = by_version(r["python"] for r in rows)
+    pythons = by_version(r["python"] for r in rows if "skip" not in r)
     lines = []
     for name, what, limits, unit in GOALS:
         goal = " / ".join("%g%s" % (g, unit) for g in (limits if len(set(limits)) > 1 else limits[:1]))
@@ -143,7 +143,7 @@ def server_goals(results, pythons):
 
 def bare(results):
     rows = goal_rows(results, True)
-    pythons = by_version(r["python"] for r in rows)
+    pythons = by_version(r["python"] for r in rows if "skip" not in r)
     lines = [[what] + [goal_cell(find(rows, goal=name, python=p), name, goal_of(limits, p)) for p in pythons]
              for name, what, limits, _ in GOALS if find(rows, goal=name)]
     return table(["load, `--max-overhead 0`"] + pythons, lines)
@@ -176,7 +176,7 @@ def written_reasons():
 
 def geometric(results):
     rows = [r for r in results.get("pyperformance") or [] if "wall" in r]
-    pythons = by_version(r["python"] for r in rows)
+    pythons = by_version(r["python"] for r in rows if "skip" not in r)
     loads = list(dict.fromkeys(r["load"] for r in results.get("pyperformance") or []))
     lines = [[load] + [ratio_or(find(results["pyperformance"], load=load, python=p)) for p in pythons] for load in loads]
     means = []
