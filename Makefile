@@ -175,6 +175,10 @@ CAMPAIGN ?=
 campaign: all
 	BUILD=$(BUILD) tests/campaign/run.py --budget $(BUDGET) $(CAMPAIGN)
 
+# Each state once, in two minutes.
+campaign-slice: all
+	BUILD=$(BUILD) tests/campaign/run.py --slice $(CAMPAIGN)
+
 campaign-faults:
 	$(MAKE) BUILD=$(BUILD)/faults FAULTS=1 all
 	BUILD=$(BUILD) tests/campaign/run.py --faults --budget $(BUDGET) $(CAMPAIGN)
@@ -200,7 +204,7 @@ clean:
 deps:
 	@CC="$(CC)" tests/deps
 
-.PHONY: all matrix unit test replay fuzz asan demo bench bench-quick campaign campaign-faults campaign-kernels install uninstall clean deps
+.PHONY: all matrix unit test replay fuzz asan demo bench bench-quick campaign campaign-slice campaign-faults campaign-kernels install uninstall clean deps
 .SECONDARY:
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

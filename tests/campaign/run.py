@@ -8,7 +8,7 @@ come. A run that was stopped goes on where the file ends: the state with the few
 sessions is always next. Then docs/reliability.md is written from the whole file
 (--output for another place). Exits 1 when a target was harmed or a session failed.
 
---slice is the part for every change: each state once, on one interpreter in turn, a few
+--slice is a short look: each state once, on one interpreter in turn, a few
 sessions, nothing fetched and no page written; it ends with `N passed, N failed, N skipped`."""
 import argparse
 import collections
@@ -303,7 +303,7 @@ def parse():
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--count", type=int, default=0, help="sessions of a long lap")
     parser.add_argument("--faults", action="store_true", help="the fault points instead of the states (make campaign-faults)")
-    parser.add_argument("--slice", action="store_true", help="each state once, for make test")
+    parser.add_argument("--slice", action="store_true", help="each state once")
     parser.add_argument("-k", dest="pattern", default="", help="of the slice: only those whose name contains this")
     parser.add_argument("--report", action="store_true", help="only write the page")
     parser.add_argument("--results", default="", help="the file of results")
