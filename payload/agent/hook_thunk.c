@@ -408,12 +408,23 @@ static int enter_near(struct thread *th, const char *frame, struct call *c, char
     return 1;
 }
 
+/* Under the GIL, in a hook: the agent is leaving, and waits for the GIL. */
+static void step_out(void)
+{
+    if (g.minor != 11 || !in_slot || thunk_get_slot() != page->entry)
+        return;
+    set_slot(page->orig);
+    page->flags &= ~THUNK_CHAINED;
+    in_slot = false;
+}
+
 static int thunk_enter(const char *frame, struct call *c, char *tstate)
 {
     struct thread *th;
 
     if (unlikely(!*g.armed)) {
         hook_disarmed();
+        step_out();
         return 0;
     }
     th = thread_current();
