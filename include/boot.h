@@ -29,7 +29,7 @@
 #include "pysyms.h"
 
 /* Raised with every change of this header, wire.h or control.h. */
-#define MP_ABI 4u
+#define MP_ABI 5u
 
 /* Where the region is asked for: at this offset in 256 MiB. A launcher killed between
  * the kernel's mmap and its own next step leaves a region without a mark in it;
@@ -126,6 +126,12 @@ struct mp_boot {
     uint64_t fn_pthread_attr_destroy;
     uint64_t fn_pthread_attr_setstack;
     uint64_t fn_pthread_attr_setdetachstate;
+    uint64_t fn_pthread_key_create;
+    uint64_t fn_pthread_key_delete;
+    uint64_t fn_pthread_getspecific;
+    uint64_t fn_pthread_setspecific;
+    uint64_t fn_call_tls_dtors; /* __call_tls_dtors, 0 where there is none */
+    uint64_t keys_lo, keys_hi; /* the writable segment of the library that keeps the pthread keys */
     uint64_t fn_dlopen;        /* dlopen, or __libc_dlopen_mode */
     uint64_t fn_dlclose;
     uint64_t fn_dlerror;       /* 0 where there is none */

@@ -344,6 +344,81 @@ static void inherit_malloc(struct mp_boot *b, uint64_t worker_tcb)
     }
 }
 
+/* --- what other allocators keep of a thread ---------------------------------------- *
+ * A malloc that was preloaded or linked in may keep its state of a thread in the thread's
+ * TLS, on a list of all threads (jemalloc), and counts on the destructor of a pthread
+ * key to take it off. The raw thread has allocated, its TLS goes with the region, and
+ * it never ends as a pthread. So it does what libc does for a thread that ends: runs
+ * the destructors of all keys that have a value in it. Which they are stands in a table
+ * that libc keeps to itself; it is found by making a key and looking for its destructor. */
+
+#define KEYS_MAX 1024u  /* PTHREAD_KEYS_MAX, bits/local_lim.h */
+#define KEY_ROUNDS 4    /* PTHREAD_DESTRUCTOR_ITERATIONS, the same */
+
+struct key { /* struct pthread_key_struct, sysdeps/nptl/internaltypes.h */
+    uint64_t sequence;
+    void (*destructor)(void *);
+};
+
+static void key_mark(void *value)
+{
+    (void)value;
+}
+
+static const struct key *search_keys(const struct mp_boot *b, const uint32_t k[2])
+{
+    for (uint64_t at = b->keys_lo; at + 8 <= b->keys_hi; at += 8) {
+        const struct key *table = (const struct key *)(at - 8) - k[0];
+        if (*(void (*volatile *)(void *))at == key_mark && (uint64_t)table >= b->keys_lo &&
+            (uint64_t)(table + KEYS_MAX) <= b->keys_hi && table[k[1]].destructor == key_mark)
+            return table;
+    }
+    return NULL;
+}
+
+/* The table of keys; NULL: not found, or no key is free. */
+static const struct key *find_keys(const struct mp_boot *b)
+{
+    int (*create)(uint32_t *, void (*)(void *)) = (int (*)(uint32_t *, void (*)(void *)))b->fn_pthread_key_create;
+    int (*delete)(uint32_t) = (int (*)(uint32_t))b->fn_pthread_key_delete;
+    const struct key *table = NULL;
+    uint32_t k[2];
+    if (create(&k[0], key_mark) != 0)
+        return NULL;
+    if (create(&k[1], key_mark) == 0) {
+        table = search_keys(b, k);
+        delete (k[1]);
+    }
+    delete (k[0]);
+    return table;
+}
+
+/* 0; -1: something keeps a pointer into the raw thread's TLS, or may do so. */
+static int run_destructors(const struct mp_boot *b)
+{
+    void *(*get)(uint32_t) = (void *(*)(uint32_t))b->fn_pthread_getspecific;
+    int (*set)(uint32_t, const void *) = (int (*)(uint32_t, const void *))b->fn_pthread_setspecific;
+    const struct key *table = NULL;
+    int more = 1;
+    if (b->fn_call_tls_dtors)
+        ((void (*)(void))b->fn_call_tls_dtors)();
+    for (int round = 0; more && round < KEY_ROUNDS; round++) {
+        more = 0;
+        for (uint32_t k = 0; k < KEYS_MAX; k++) {
+            void *value = get(k);
+            if (!value)
+                continue;
+            if (!table && !(table = find_keys(b)))
+                return -1;
+            more = 1;
+            set(k, NULL);
+            if (table[k].destructor)
+                table[k].destructor(value);
+        }
+    }
+    return 0;
+}
+
 /* --- the reaper ------------------------------------------------------------------ */
 
 static void reaper(void *arg)
@@ -521,6 +596,8 @@ void loader_raw(struct mp_boot *b)
         raw_leave(b);
     block_signals(LIBC_SIGNALS);
     int r = start_worker(b);
+    if (run_destructors(b) != 0)
+        b->exit_gadget = 0; /* the region stays */
     if (r != 0) {
         fail(b, r, "pthread_create");
         wait_read(b);

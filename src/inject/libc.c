@@ -117,6 +117,22 @@ static raddr_t thread_fn(struct view *v, const struct libc_id *id, const char *n
     return at ? at : addr_in(v, id->libc, name);
 }
 
+/* Where the destructors of pthread keys are looked for, should the raw thread have any. */
+static int fill_keys(struct view *v, const struct libc_id *id, struct mp_boot *b, struct mp_failure *f)
+{
+    struct view_module *m = addr_in(v, id->pthread, "pthread_key_create") ? id->pthread : id->libc;
+    struct elf_segment s;
+    unsigned i;
+    for (i = 0; elf_segment(m->elf, i, &s) == 0; i++) {
+        if (s.flags & PF_W) {
+            b->keys_lo = s.lo & ~7ull;
+            b->keys_hi = s.hi & ~7ull;
+            return 0;
+        }
+    }
+    return mp_fail(f, MP_E_LIBC_LAYOUT, 0, "%s has no writable segment", m->base);
+}
+
 static int fill_thread_functions(struct view *v, const struct libc_id *id, struct mp_boot *b, struct mp_failure *f)
 {
     static const struct {
@@ -128,6 +144,10 @@ static int fill_thread_functions(struct view *v, const struct libc_id *id, struc
         {"pthread_attr_destroy", offsetof(struct mp_boot, fn_pthread_attr_destroy)},
         {"pthread_attr_setstack", offsetof(struct mp_boot, fn_pthread_attr_setstack)},
         {"pthread_attr_setdetachstate", offsetof(struct mp_boot, fn_pthread_attr_setdetachstate)},
+        {"pthread_key_create", offsetof(struct mp_boot, fn_pthread_key_create)},
+        {"pthread_key_delete", offsetof(struct mp_boot, fn_pthread_key_delete)},
+        {"pthread_getspecific", offsetof(struct mp_boot, fn_pthread_getspecific)},
+        {"pthread_setspecific", offsetof(struct mp_boot, fn_pthread_setspecific)},
         {"clock_gettime", offsetof(struct mp_boot, fn_clock_gettime)},
     };
     size_t i;
@@ -138,7 +158,8 @@ static int fill_thread_functions(struct view *v, const struct libc_id *id, struc
                            id->minor < 34 ? " (libpthread is not loaded)" : "");
         memcpy((char *)b + rows[i].at, &at, sizeof(at));
     }
-    return 0;
+    b->fn_call_tls_dtors = addr_in(v, id->libc, "__call_tls_dtors");
+    return fill_keys(v, id, b, f);
 }
 
 /* glibc 2.34 and later: libc. Before: libdl when it is loaded, else what libc keeps

@@ -180,7 +180,20 @@ def little_work(context):
         check(re.search(r"hook cost ([0-9.]+ (ns|us|ms)|0\.[0-9]+% of a CPU)[ ,]", result.err), "the cost\n%s", result)
 
 
+def listed_threads(context):
+    """A preloaded malloc that keeps every thread on a list: none of ours is on it afterwards."""
+    library = context.file("listed.so")
+    source = os.path.join(harness.TARGETS, "listed.c")
+    harness.subprocess.check_call(["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-lpthread"])
+    with harness.Target(context.python, "threads", prefix=("env", "LD_PRELOAD=" + library)) as target:
+        for _ in range(3):
+            harness.run(context.binary, "inject", "-p", target.pid, "-d", "100ms", "-o", os.devnull).expect(0)
+        differences = procfs.compare(target.before, target.pause())
+        check(not differences, "left:\n%s", "\n".join(differences))
+
+
 TESTS = (
+    ("malloc with a list of threads", listed_threads),
     ("os.fork() will warn", fork_note),
     ("cost of little work", little_work),
     ("waiting target, exactly as before", waiting_target),
