@@ -31,6 +31,7 @@
 #define TRACKED_BYTES (THUNK_CALL_SIZE + 48) /* of C stack for a tracked call: thunk.S */
 #define TRACKED_SHARE 128      /* of a thread's stack, at most, is for tracked calls */
 #define STACK_UNKNOWN 24576    /* how much of a stack that is not known may be used */
+#define VERIFY_TRIES 8         /* of the one call that shows that the hook works */
 #define REST_EARLY 3072        /* one thread: bytes below its top from which the hook rests */
 #define REST_NS_MIN 50000000ull
 #define REST_NS_MAX 1600000000ull
@@ -62,6 +63,17 @@ static void set_slot(uint64_t f)
         FIELD(volatile uint64_t, g.interp, g.layout.interp_eval) = f;
     else
         PY(_PyInterpreterState_SetEvalFrameFunc, void (*)(void *, void *))(g.interp, (void *)(uintptr_t)f);
+}
+
+/* Takes the thunk out of the slot. false: another tool is above it. */
+static bool leave_slot(void)
+{
+    if (thunk_get_slot() != page->entry)
+        return false;
+    set_slot(page->orig);
+    page->flags &= ~THUNK_CHAINED;
+    in_slot = false;
+    return true;
 }
 
 /* 3.6 - 3.8 have no accessors: the slot is where _PyEval_EvalFrameDefault's address
@@ -164,12 +176,21 @@ static void measure_stack(struct thread *th)
 {
     uintptr_t lo, sp = (uintptr_t)__builtin_frame_address(0);
     size_t size;
-    bool known = thread_stack(th, &lo, &size);
+    bool known = thread_stack(th->tid, &lo, &size);
     size_t n = known ? size / TRACKED_SHARE / TRACKED_BYTES : 2;
 
     th->tracked_max = n < 1 ? 1 : n > MP_DEPTH_MAX ? MP_DEPTH_MAX : (uint16_t)n;
     if (g.minor == 11)
         th->stack_floor = known ? lo + size / 2 : sp - STACK_UNKNOWN;
+}
+
+/* 3.11, a thread of which nothing is kept: whether half of its stack is used. */
+static bool stack_low(uintptr_t sp)
+{
+    uintptr_t lo;
+    size_t size;
+
+    return g.minor == 11 && thread_stack(tid_now(), &lo, &size) && sp < lo + size / 2;
 }
 
 /* ---- rests (3.11) -------------------------------------------------------------------- */
@@ -185,16 +206,16 @@ static void look_alone(void)
     alone = alone && n <= 1 + g.ensuring;
 }
 
+/* th: whose tracked call ends the rest when it returns, or NULL. */
 static void rest_begin(struct thread *th)
 {
-    if (!in_slot || thunk_get_slot() != page->entry || page->orig != g.sym[MP_SYM__PyEval_EvalFrameDefault])
+    if (!in_slot || page->orig != g.sym[MP_SYM__PyEval_EvalFrameDefault] || !leave_slot())
         return;
-    set_slot(page->orig);
-    in_slot = false;
     page->quiet_tid = 0;
     g.rests++;
     rest_start = clock_ns(CLOCK_MONOTONIC);
-    th->resting = true;
+    if (th)
+        th->resting = true;
     g.resting = true;
 }
 
@@ -237,9 +258,8 @@ void thunk_pause(bool on)
         return;
     if (on)
         rest_end();
-    if (on && in_slot && thunk_get_slot() == page->entry) {
-        set_slot(page->orig);
-        in_slot = false;
+    if (on && in_slot) {
+        leave_slot();
     } else if (!on && !in_slot) {
         page->orig = thunk_get_slot();
         if (!page->orig)
@@ -411,11 +431,8 @@ static int enter_near(struct thread *th, const char *frame, struct call *c, char
 /* Under the GIL, in a hook: the agent is leaving, and waits for the GIL. */
 static void step_out(void)
 {
-    if (g.minor != 11 || !in_slot || thunk_get_slot() != page->entry)
-        return;
-    set_slot(page->orig);
-    page->flags &= ~THUNK_CHAINED;
-    in_slot = false;
+    if (g.minor == 11 && in_slot)
+        leave_slot();
 }
 
 static int thunk_enter(const char *frame, struct call *c, char *tstate)
@@ -428,8 +445,11 @@ static int thunk_enter(const char *frame, struct call *c, char *tstate)
         return 0;
     }
     th = thread_current();
-    if (unlikely(!th))
+    if (unlikely(!th)) {
+        if (stack_low((uintptr_t)c))
+            rest_begin(NULL);
         return 0;
+    }
     g.events++;
     if (unlikely(th->force != g.force))
         follow(th, g.force);
@@ -496,7 +516,7 @@ static void thunk_exit(struct call *c, void *result)
 
 static struct {
     PyObj *code, *globals;
-    bool seen, right;
+    bool seen, right, crowded;
 } probe;
 
 /* Stands in for thunk_enter while the agent calls one known function on its own
@@ -506,7 +526,8 @@ static int verify_enter(const char *frame, struct call *c, char *tstate)
 {
     const void *caller;
 
-    (void)c;
+    if (tid_now() != g.agent_tid && stack_low((uintptr_t)c))
+        probe.crowded = leave_slot();
     if (tid_now() != g.agent_tid || probe.right)
         return 0;
     probe.seen = true;
@@ -517,17 +538,30 @@ static int verify_enter(const char *frame, struct call *c, char *tstate)
     return 0;
 }
 
-/* Calls the known function through the hook. */
+static void enter_slot(void)
+{
+    if (!in_slot)
+        set_slot(page->entry);
+    in_slot = true;
+}
+
+/* Calls the known function through the hook, again where a thread without room on its
+ * stack took the hook out. */
 static int verify_call(void)
 {
     PyObj *f = hook_known_function(), *arg = py_sys("getrecursionlimit"), *result = NULL;
+    int tries = VERIFY_TRIES;
 
     probe.code = hook_known_attr(f, "__code__");
     probe.globals = probe.code ? hook_known_attr(f, "__globals__") : NULL;
     probe.seen = probe.right = false;
-    if (probe.globals && (result = py_call(f, arg)))
-        py_decref(result);
-    py_error_clear();
+    do {
+        enter_slot();
+        probe.crowded = false;
+        if (probe.globals && (result = py_call(f, arg)))
+            py_decref(result);
+        py_error_clear();
+    } while (probe.crowded && !probe.right && --tries);
     py_decref(f);
     if (probe.code)
         py_decref(probe.code);
@@ -589,6 +623,7 @@ int thunk_install(void)
     rest_length = REST_NS_MIN;
     page->exit = (uint64_t)(uintptr_t)thunk_exit;
     page->enter = (uint64_t)(uintptr_t)thunk_enter;
+    enter_slot();
     control_thunk();
     return 0;
 }
@@ -626,10 +661,7 @@ void thunk_uninstall(void)
     if (!page)
         return;
     thunk_inert();
-    if (thunk_get_slot() == page->entry) {
-        set_slot(page->orig);
-        page->flags &= ~THUNK_CHAINED;
-    } else if (in_slot) {
+    if (!leave_slot() && in_slot) {
         page->flags |= THUNK_CHAINED;
         mp_control_block.residue |= MP_RESIDUE_CHAINED;
     }
@@ -651,8 +683,7 @@ void thunk_leave_child(void)
     if (!page)
         return;
     thunk_inert();
-    if (thunk_get_slot() == page->entry)
-        set_slot(page->orig);
+    leave_slot();
     in_slot = false;
     if (g.lines)
         lines_cure(page->trace_entry);
