@@ -3,7 +3,7 @@
  * Cost model. Time in hooks can't be measured by the hooks: two clock reads cost more
  * than most of them. They count instead, and each kind of event has a price:
  *
- *   passed   the thunk's two compares. Up to 3.10 2 ns; on 3.11 25 ns, since a call
+ *   passed   the thunk's compares. Up to 3.10 2 ns; on 3.11 25 ns, since a call
  *            through the slot is no longer inlined: nearly all of it is the
  *            interpreter's
  *   faded    from 3.12: a function's events were switched off (FADE_COST_NS)

@@ -4,7 +4,7 @@
  * Depth is absolute: the number of frames below. For a frame called by the
  * thread's innermost tracked call it is one more than that; otherwise the chain
  * of callers is walked. A call at the deepest tracked depth makes its thread
- * quiet: what it calls is deeper, and the thunk lets it pass on two compares.
+ * quiet: what it calls is deeper, and the thunk lets it pass on three compares.
  *
  *      base            lowest frame seen calling since the hook, or a --root
  *      +- base + 1     tracked; recorded if in scope
@@ -17,7 +17,8 @@
  * harmless recursion would overflow it. So the hook rests, out of its slot, from the
  * moment a thread has used half of its stack until the tracked call below which that
  * happened returns, or a while has passed. The same makes a program of one thread
- * fast: there it rests as soon as a few calls below the depth are on the stack.
+ * fast: there it rests as soon as a few calls below the depth are on the stack, or a
+ * few more have come and gone.
  *
  * A thread's top is copied into struct thread, and what it was before into the
  * struct call on the C stack, which greenlets may copy away and back.
@@ -33,6 +34,7 @@
 #define STACK_UNKNOWN 24576    /* how much of a stack that is not known may be used */
 #define VERIFY_TRIES 8         /* of the one call that shows that the hook works */
 #define REST_EARLY 3072        /* one thread: bytes below its top from which the hook rests */
+#define REST_CALLS 16          /* one thread: calls below its top after which the hook rests */
 #define REST_NS_MIN 50000000ull
 #define REST_NS_MAX 1600000000ull
 
@@ -129,7 +131,7 @@ static struct thunk *find_orphan(void)
 static struct thunk *page_new(void)
 {
     long p = sys_mmap(THUNK_LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
-    const char *eval = g.minor >= 9 ? mp_thunk_eval3 : mp_thunk_eval2;
+    const char *eval = g.minor == 11 ? mp_thunk_eval311 : g.minor >= 9 ? mp_thunk_eval3 : mp_thunk_eval2;
     struct thunk *t;
 
     if (p < 0 && p > -4096)
@@ -168,6 +170,7 @@ static void set_quiet(const struct thread *th, uintptr_t sp)
     page->quiet_floor = alone && sp != UINTPTR_MAX && sp - REST_EARLY > th->stack_floor ? sp - REST_EARLY
                                                                                        : th->stack_floor;
     page->quiet_sp = sp;
+    page->quiet_left = alone && sp != UINTPTR_MAX ? REST_CALLS : INT32_MAX;
     page->quiet_tid = (uint32_t)th->tid;
 }
 
@@ -232,12 +235,15 @@ static void rest_end(void)
     }
 }
 
-/* Whether the hook should rest: the call at sp stands too low on the C stack. */
+/* Whether the hook should rest: the call at sp stands too low on the C stack, or is one
+ * of many that are not tracked. */
 static bool rest_wanted(struct thread *th, uintptr_t sp)
 {
     if (sp < th->stack_floor)
         return true;
-    if (!alone || g.no_quiet || !th->top_frame || th->top_abs < th->limit || th->top_sp - sp < REST_EARLY)
+    if (!alone || g.no_quiet || !th->top_frame || (th->top_abs < th->limit && !th->skipping))
+        return false;
+    if (th->top_sp <= sp || (th->top_sp - sp < REST_EARLY && (page->quiet_left >= 0 || page->quiet_tid != (uint32_t)th->tid)))
         return false;
     look_alone();
     return alone;

@@ -2,10 +2,11 @@
  * its data only as "the next page". Nothing here runs in place; it is copied.
  *
  *   eval2: (frame, throwflag)          3.6 - 3.8
- *   eval3: (tstate, frame, throwflag)  3.9 - 3.11
+ *   eval3: (tstate, frame, throwflag)  3.9, 3.10
+ *   eval311: the same                  3.11, where the hook may rest: it counts calls
  *
  * Order matters: the quiet test comes first because it decides most calls, and
- * costs a load from the TCB and two compares. `enter` and `exit` are loaded once
+ * costs a load from the TCB, three compares and a count. `enter` and `exit` are loaded once
  * each, since the agent may zero them from a thread without the GIL. */
 #include "agent/thunk.h"
 
@@ -23,7 +24,7 @@
     .hidden mp_thunk_text
 mp_thunk_text:
 
-    .macro eval name frame tstate
+    .macro eval name frame tstate rests=0
     .p2align 6
     .globl \name
     .hidden \name
@@ -39,6 +40,10 @@ mp_thunk_text:
     cmp %rsp, D(THUNK_QUIET_FLOOR)
     ja 1f
     incq D(THUNK_QUIET_COUNT)
+    .if \rests
+    decl D(THUNK_QUIET_LEFT)
+    js 1f
+    .endif
     jmp *D(THUNK_ORIG)
 1:  mov D(THUNK_ENTER), %rax
     test %rax, %rax
@@ -91,6 +96,7 @@ mp_thunk_text:
 
     eval mp_thunk_eval2 rdi rdx /* there is no tstate: enter gets what is in rdx, and ignores it */
     eval mp_thunk_eval3 rsi rdi
+    eval mp_thunk_eval311 rsi rdi 1
 
 /* A Py_tracefunc: what threads get in c_tracefunc, so that one that is about to
  * call it when the agent goes (3.11's call_trace allocates first, which can run

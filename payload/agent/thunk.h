@@ -26,6 +26,7 @@
 #define THUNK_QUIET_COUNT 72
 #define THUNK_TID_OFFSET 80
 #define THUNK_QUIET_FLOOR 88
+#define THUNK_QUIET_LEFT 120
 
 #define THUNK_CALL_SIZE 192 /* room for struct call on the C stack */
 
@@ -57,17 +58,20 @@ struct thunk {
     uint64_t trace_entry; /* what is put into c_tracefunc */
     int32_t owner_pid;    /* whose calls `inflight` counts: not a forked child's */
     uint32_t frame_offset; /* of `frame` in struct call */
+    volatile int32_t quiet_left; /* 3.11: calls that pass before `enter` is asked again */
 };
 _Static_assert(offsetof(struct thunk, inflight) == THUNK_INFLIGHT, "the launcher's sweep reads it");
 _Static_assert(offsetof(struct thunk, trace) == THUNK_TRACE, "thunk.S");
 _Static_assert(offsetof(struct thunk, quiet_sp) == THUNK_QUIET_SP, "thunk.S");
 _Static_assert(offsetof(struct thunk, tid_offset) == THUNK_TID_OFFSET, "thunk.S");
 _Static_assert(offsetof(struct thunk, quiet_floor) == THUNK_QUIET_FLOOR, "thunk.S");
+_Static_assert(offsetof(struct thunk, quiet_left) == THUNK_QUIET_LEFT, "thunk.S");
 
 /* The template (thunk.S) that is copied into the code page. */
 extern const char mp_thunk_text[] __attribute__((visibility("hidden")));
 extern const char mp_thunk_eval2[] __attribute__((visibility("hidden")));
 extern const char mp_thunk_eval3[] __attribute__((visibility("hidden")));
+extern const char mp_thunk_eval311[] __attribute__((visibility("hidden")));
 extern const char mp_thunk_trace[] __attribute__((visibility("hidden")));
 extern const char mp_thunk_end[] __attribute__((visibility("hidden")));
 #endif

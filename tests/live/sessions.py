@@ -180,6 +180,18 @@ def little_work(context):
         check(re.search(r"hook cost ([0-9.]+ (ns|us|ms)|0\.[0-9]+% of a CPU)[ ,]", result.err), "the cost\n%s", result)
 
 
+def long_turns(context):
+    """The agent waits for the GIL to take its hook out, for up to a second. Meanwhile calls go
+    as deep on a small stack as they would without a hook."""
+    with harness.Target(context.python, "long_turns") as target:
+        for _ in range(5 if context.interpreter.version == (3, 11) else 1):
+            harness.run(context.binary, "inject", "-p", target.pid, "-d", "300ms", "-o", os.devnull).expect((0, 10))
+        target.pause()
+        harness.run(context.binary, "detach", "-p", target.pid, "--wait", "10s").expect(0)  # of frames that stood
+        differences = procfs.compare(target.before, procfs.Snapshot(target.pid))
+        check(not differences, "left:\n%s", "\n".join(differences))
+
+
 def listed_threads(context):
     """A preloaded malloc that keeps every thread on a list: none of ours is on it afterwards."""
     library = context.file("listed.so")
@@ -194,6 +206,7 @@ def listed_threads(context):
 
 TESTS = (
     ("malloc with a list of threads", listed_threads),
+    ("the GIL is held for long", long_turns),
     ("os.fork() will warn", fork_note),
     ("cost of little work", little_work),
     ("waiting target, exactly as before", waiting_target),

@@ -103,6 +103,33 @@ class Stacks(work.State):
         return checksum((i % work.PERIOD, self.limit - deep[0] < 50, self.main_limit - deeper[0] < 50))
 
 
+class LongTurns(work.State):
+    """A thread with a small stack that holds the GIL for a second at a time: whoever asks for
+    it waits that long, while calls stand deep now and then."""
+    TURN, ROUND = 1.0, 0.01  # seconds
+
+    def setup(self, control):
+        self.limit = 900 if sys.version_info >= (3, 11) else 150
+        sys.setswitchinterval(self.TURN)
+
+    def step(self, i):
+        threading.stack_size(131072 if sys.version_info >= (3, 11) else 524288)
+        deep = [0]
+        thread = threading.Thread(target=self.turns, args=(deep,))
+        thread.start()
+        threading.stack_size(0)
+        thread.join()
+        return checksum((i % work.PERIOD, deep[0] > 100))
+
+    def turns(self, deep):
+        end = time.monotonic() + 1.5 * self.TURN
+        while time.monotonic() < end:
+            shallow = time.monotonic() + self.ROUND
+            while time.monotonic() < shallow:
+                fib(5)
+            sink_to_limit(self.limit, deep)
+
+
 class Flood(work.State):
     """A thread that does nothing but call, straight from its main loop: whatever depth
     is traced, calls are many. It rests while the target is paused."""
@@ -288,7 +315,7 @@ class Covered(work.State):
 
 
 STATES = {
-    "stacks": Stacks, "culprit": Culprit,
+    "stacks": Stacks, "long_turns": LongTurns, "culprit": Culprit,
     "fib": Fib, "alloc": Alloc, "threads": Threads, "recursion": Recursion, "c_extensions": CExtensions,
     "traced": Traced, "profiled": Profiled, "covered": Covered, "flood": Flood,
 }
