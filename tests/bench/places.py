@@ -104,6 +104,17 @@ def packages(python, names):
             if name in have or name.replace("_", "-") in have]
 
 
+def python_314():
+    """(its loader, what comes before a script): a root with CPython 3.14 in $BENCH_ROOT, started
+    from here by the root's own loader."""
+    root = os.environ.get("BENCH_ROOT", "")
+    program, loader = os.path.join(root, "usr/bin/python3.14"), os.path.join(root, "lib64/ld-linux-x86-64.so.2")
+    if not root or not os.path.exists(program):
+        raise measure.Skip("no root with CPython 3.14 (debootstrap forky DIR, then BENCH_ROOT=DIR)")
+    library = os.path.join(root, "usr/lib/x86_64-linux-gnu")
+    return os.path.realpath(loader), ["--library-path", library, program, "-E", "-S"]
+
+
 def free_gib():
     with open("/proc/meminfo") as f:
         return int(re.search(r"MemAvailable: +(\d+)", f.read()).group(1)) / (1 << 20)

@@ -343,16 +343,33 @@ def attach(run):
                 ("py-spy dump", command("py-spy", "dump", "-p")),
                 ("gdb -batch (attach, detach)", command("gdb", "-nx", "-batch", "-p")),
                 ("memray attach --method gdb", memray_attach("gdb")),
-                ("memray attach --method lldb", memray_attach("lldb")),
-                ("sys.remote_exec", absent("sys.remote_exec is CPython 3.14's, which mempulse does not know")))
+                ("memray attach --method lldb", memray_attach("lldb")))
         for what, way in ways:
             yield "%s %s" % (version, what), {"python": version, "way": what}, gaps, (Python(version, True), way, 3 if run.quick else 10)
+    for what, way in (("nothing (noise)", lambda python, pid: time.sleep(0.3)), ("sys.remote_exec of an empty script", remote_exec)):
+        yield "3.14 " + what, {"python": "3.14", "way": what}, gaps_314, (way, 3 if run.quick else 10)
 
 
-def absent(reason):
-    def way(python, pid):
-        raise Skip(reason)
-    return way
+def gaps_314(run, way, times):
+    """CPython 3.14, which mempulse refuses, attaches by itself: from a root of another Debian."""
+    loader, prefix = places.python_314()
+    return gaps(run, loader, way, times, prefix)
+
+
+def remote_exec(python, pid):
+    """Until the script has run in the target."""
+    loader, prefix = places.python_314()
+    with tempfile.TemporaryDirectory() as folder:
+        done, script = os.path.join(folder, "done"), os.path.join(folder, "script.py")
+        with open(script, "w") as f:
+            f.write("open(%r, 'w').close()\n" % done)
+        bounded.run([loader] + prefix + ["-c", "import sys; sys.remote_exec(%d, %r)" % (pid, script)], 30,
+                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        end = time.monotonic() + 5
+        while not os.path.exists(done):
+            if time.monotonic() > end:
+                raise Skip("the script did not run within 5 s")
+            time.sleep(0.001)
 
 
 def command(program, *arguments):
@@ -379,10 +396,10 @@ def memray_attach(debugger):
     return way
 
 
-def gaps(run, python, way, times):
+def gaps(run, python, way, times, prefix=()):
     """The largest gap inside a busy target around each attach; what the tool itself said."""
     worst, took, pauses = [], [], []
-    with Target(python, "gap") as target:
+    with Target(python, "gap", prefix=prefix) as target:
         target.settle()
         for _ in range(times):
             time.sleep(0.1)
