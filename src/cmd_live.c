@@ -6,10 +6,13 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -30,6 +33,7 @@
 #define END_WAIT_MS 500              /* for a process that closed its end to be seen as ended */
 #define END_STEP_MS 20
 #define SETTLE_STEP_MS 5
+#define STREAM_NICE 10
 #define NEVER_NS UINT64_MAX
 
 struct live {
@@ -330,8 +334,8 @@ static void live_eof(struct live *l)
         live_stop(l, "agent_lost", MP_E_AGENT);
 }
 
-/* Takes events until `until_ns`, EOF, BYE, or (before a reason exists) a reason. */
-static void live_pump(struct live *l, uint64_t until_ns, struct mp_failure *f)
+/* Takes events until `until_ns`, EOF, BYE, or (before a reason exists) a reason. True: EOF. */
+static bool live_pump(struct live *l, uint64_t until_ns, struct mp_failure *f)
 {
     bool ending = l->reason != NULL;
 
@@ -352,19 +356,53 @@ static void live_pump(struct live *l, uint64_t until_ns, struct mp_failure *f)
             if (!l->signo)
                 live_stop(l, "stdout_closed", 0);
         } else if (n == SESSION_EOF) {
-            live_eof(l);
-            return;
+            return true;
         } else if (n < 0) {
             live_stop(l, "protocol_error", f->code);
-            return;
+            return false;
         }
         if (output_flush(&l->out))
             live_output_failed(l, -l->out.err);
         if (clock_mono_ns() >= until_ns) {
             live_stop(l, "duration", 0);
-            return;
+            return false;
         }
     }
+    return false;
+}
+
+/* ---- streaming, out of the target's way ------------------------------------------- */
+
+struct apart {
+    struct live *l;
+    struct mp_failure *f;
+    bool eof;
+};
+
+/* Whoever has work to do is not kept from its CPU by us: no preemption when we wake up, and
+ * the least share where all are busy (sched(7)). Where that is refused we go on as we are. */
+static void *live_apart(void *arg)
+{
+    struct apart *a = arg;
+    struct sched_param none = {0};
+
+    if (sched_setscheduler(0, SCHED_BATCH, &none) || setpriority(PRIO_PROCESS, 0, STREAM_NICE))
+        cmd_say(&a->l->o->talk, "the stream is read at the priority of any process: %s", strerror(errno));
+    a->eof = live_pump(a->l, a->l->end_ns, a->f);
+    return NULL;
+}
+
+/* On a thread of its own, since a nice value can't be taken back: what stops the target
+ * (here, afterwards) must not wait for a CPU. */
+static bool live_pump_apart(struct live *l, struct mp_failure *f)
+{
+    struct apart a = {.l = l, .f = f};
+    pthread_t thread;
+
+    if (pthread_create(&thread, NULL, live_apart, &a))
+        return live_pump(l, l->end_ns, f);
+    pthread_join(thread, NULL);
+    return a.eof;
 }
 
 static bool live_target_gone(const struct live *l)
@@ -528,15 +566,16 @@ static int live_stream(struct live *l, const struct mp_options *agent, struct mp
     if (l->render && (err = render_begin(l->render, &l->meta)))
         live_output_failed(l, err);
     live_fork_note(l);
-    live_pump(l, l->end_ns, &later);
+    if (live_pump_apart(l, &later))
+        live_eof(l);
     l->out.end_ns = clock_mono_ns(); /* an output without room gets a grace from here on */
     /* Who comes now waits until all is clean. Where another one is at work already (a
      * detach from elsewhere), it is that one who waits for us: no reason to wait for it. */
     live_watch(l, 2 * LEAVE_WAIT_NS, true);
     l->lock_fd = cmd_lock_now(l->o->pid);
     session_detach(&l->s);
-    if (!live_target_gone(l))
-        live_pump(l, clock_mono_ns() + LEAVE_WAIT_NS, &later);
+    if (!live_target_gone(l) && live_pump(l, clock_mono_ns() + LEAVE_WAIT_NS, &later))
+        live_eof(l);
     live_verify(l, &later);
     cmd_watch_off();
     cmd_unlock(&l->lock_fd);

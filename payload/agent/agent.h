@@ -210,6 +210,8 @@ void meter_release(void);
 uint64_t clock_ns(int clock);
 void meter_entry(struct thread *th, struct reading *r); /* the clock last */
 void meter_exit(struct thread *th, struct reading *r);  /* the clock first */
+bool meter_time_this(void);     /* whether this edge is one of the few that are timed */
+void meter_timed(uint64_t ns);  /* what such an edge took, without statm and smaps_rollup */
 int64_t meter_rss(void); /* pages as statm says, or -1 */
 bool rollup_due(uint64_t now);
 bool rollup_news(void); /* since the last time: readings take too long, none is made any more */
@@ -416,7 +418,9 @@ struct agent {
     uint64_t last_uss, last_peak;
 
     /* costs, from the selftest */
-    uint64_t cost_edge_ns;  /* clock and getrusage */
+    uint64_t cost_edge_ns;  /* clock and getrusage; from then on as timed in hooks (meter_timed) */
+    uint64_t edge_ns;       /* sum of that over all edges */
+    uint32_t timed_left;    /* edges to the next one that is timed */
     uint64_t cost_statm_ns;
 
     /* agent */

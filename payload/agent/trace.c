@@ -51,6 +51,8 @@ int call_weight(struct thread *th, struct code *code)
 
 void call_begin(struct thread *th, struct call *c)
 {
+    bool timed = meter_time_this();
+    uint64_t start = unlikely(timed) ? clock_ns(CLOCK_MONOTONIC) : 0, reads = g.statm_reads;
     struct reading r;
     struct rollup roll;
 
@@ -60,6 +62,8 @@ void call_begin(struct thread *th, struct call *c)
         c->kind = CALL_PASS;
         return;
     }
+    if (unlikely(timed) && g.statm_reads == reads)
+        meter_timed(r.time - start);
     if (unlikely(rollup_wanted(r.time, r.rss, c->code)) && meter_rollup(th, 2, &roll)) {
         c->has_uss = 1;
         c->uss0 = roll.uss;
@@ -118,7 +122,8 @@ void call_end(struct call *c, unsigned flags)
     struct thread *th = c->thread;
     struct mp_record *rec;
     struct reading r;
-    uint64_t dur, probed;
+    uint64_t dur, probed, reads = g.statm_reads;
+    bool timed = meter_time_this();
 
     meter_exit(th, &r);
     probed = th->probe_ns - c->probe0;
@@ -150,4 +155,6 @@ void call_end(struct call *c, unsigned flags)
         rec->flags |= MP_REC_HAS_OWN;
     fill_uss(c, &r, rec);
     ring_commit(th);
+    if (unlikely(timed) && g.statm_reads == reads && !(rec->flags & MP_REC_HAS_USS))
+        meter_timed(clock_ns(CLOCK_MONOTONIC) - r.time);
 }
