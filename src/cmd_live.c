@@ -30,6 +30,7 @@
 #define LEAVE_WAIT_NS 10000000000ull /* for BYE: the agent may have to wait for the GIL */
 #define WATCH_NS 30000000000ull      /* beyond the time that is given, for all that reads the target */
 #define CLEAN_WAIT_MS 3000u          /* for the last mapping to go after BYE */
+#define STRAY_WAIT_MS 100u           /* for a mapping that is not ours to go by itself */
 #define END_WAIT_MS 500              /* for a process that closed its end to be seen as ended */
 #define END_STEP_MS 20
 #define SETTLE_STEP_MS 5
@@ -410,6 +411,24 @@ static bool live_target_gone(const struct live *l)
     return l->err == MP_E_TARGET_EXITED || l->err == MP_E_TARGET_EXECED;
 }
 
+/* A region that is not this session's. A launcher killed while its thread was told to
+ * mmap leaves one, and not at once: the thread may get a CPU after all of us have looked.
+ * Whoever is at work now is waited for first; then nobody else's is swept. */
+static int live_stray(struct live *l, struct mp_failure *f)
+{
+    uint64_t pause_ns;
+    int n;
+
+    if (l->lock_fd < 0 && cmd_lock(&l->o->talk, l->o->pid, clock_mono_ns() + LEAVE_WAIT_NS, l->sig_fd, &l->lock_fd, f) < 0)
+        return 0;
+    n = session_wait_clean(&l->s, STRAY_WAIT_MS, &l->diff, f);
+    if (n != SESSION_STRAY || l->lock_fd < 0)
+        return n;
+    if (inject_sweep(l->o->pid, l->o->talk.log, &pause_ns, f) > 0)
+        cmd_say(&l->o->talk, "took away what a mempulse that was killed had left (paused %.0f us)", (double)pause_ns / 1e3);
+    return session_wait_clean(&l->s, STRAY_WAIT_MS, &l->diff, f);
+}
+
 /* What is left in the target after the session, in words and as bits. */
 static void live_verify(struct live *l, struct mp_failure *f)
 {
@@ -424,6 +443,8 @@ static void live_verify(struct live *l, struct mp_failure *f)
         l->s.before = NULL;
     }
     n = session_wait_clean(&l->s, CLEAN_WAIT_MS, &l->diff, f);
+    if (n == SESSION_STRAY)
+        n = live_stray(l, f);
     if (n < 0 && l->err == MP_E_TARGET_EXECED)
         n = 1; /* it can't be looked at (a setuid program, say); exec itself took all that was ours */
     if (n == SESSION_SUCCEEDED) { /* what the diff names is the next session's; ours is what BYE names */

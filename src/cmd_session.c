@@ -245,9 +245,12 @@ int session_wait_clean(struct session *s, unsigned timeout_ms, struct inject_dif
 
         if (n != 0)
             return n;
-        if (s->hello.tid && inject_session_gone(s->pid, s->inj.region_base, s->hello.tid) &&
-            inject_find_other(s->pid, s->hello.tid, &other))
-            return SESSION_SUCCEEDED;
+        if (s->hello.tid && inject_session_gone(s->pid, s->inj.region_base, s->hello.tid)) {
+            if (inject_find_other(s->pid, s->hello.tid, &other))
+                return SESSION_SUCCEEDED;
+            if (ret_diff->regions)
+                return SESSION_STRAY;
+        }
         if (clock_mono_ns() >= end)
             return 0;
     }

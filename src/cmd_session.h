@@ -63,9 +63,12 @@ int session_same_image(const struct session *s);
 
 /* Waits until nothing of this session is left in the target, at most timeout_ms. 1;
  * SESSION_SUCCEEDED when the session has gone and another one, of a mempulse that came
- * after it, is there: what else of ours is found belongs to that; 0 something stays
- * (*ret_diff says what); negative enum mp_err as inject_wait_clean. */
+ * after it, is there: what else of ours is found belongs to that; SESSION_STRAY when the
+ * session has gone, and a region without an agent is there: of a mempulse that is at work
+ * now, or was killed at work; 0 something stays (*ret_diff says what, as with
+ * SESSION_STRAY); negative enum mp_err as inject_wait_clean. */
 #define SESSION_SUCCEEDED 2
+#define SESSION_STRAY 3
 int session_wait_clean(struct session *s, unsigned timeout_ms, struct inject_diff *ret_diff, struct mp_failure *f)
     MP_MUST_CHECK;
 

@@ -100,6 +100,7 @@ struct inject_diff {
     } kind[INJECT_KINDS];
     bool clean;               /* nothing of ours is left */
     size_t thunks;            /* of what is ours still there: thunks, two mappings each */
+    size_t regions;           /* and boot regions, empty ones too */
     size_t libc_arenas;       /* malloc arenas that the target's libc made since `before`, and keeps for its next threads */
     char detail[1024];        /* what is left, then what differs, one item a line, escaped */
     size_t detail_left;       /* so many bytes of it are what is left, of ours */

@@ -395,6 +395,7 @@ static void compare(struct inject_diff *ret, const struct inject_snapshot *b, co
     compare_mappings(&r, b, a, &ours);
     compare_fds(&r, b, a, &ours);
     diff.thunks = ours.thunk_count;
+    diff.regions = ours.region_count;
     compare_threads(&r, b, a, &ours);
     compare_masks(&r, b, a);
     compare_actions(&r, b, a);

@@ -80,6 +80,35 @@ def end_and_inject(context):
         target.check_untouched()
 
 
+def killed_before(context):
+    """A thread that a launcher told to mmap, before it was killed, does so when it next runs:
+    in the middle of the next session, which takes the region away."""
+    with harness.Target(context.python, "forger") as target:
+        with inject(context, target, "-d", "400ms") as session:
+            session.wait_attached()
+            target.ask("stray")
+            result = session.result().expect(0)
+        check("took away what a mempulse that was killed had left" in result.err and "nothing left behind" in result.err,
+              "not told\n%s", result)
+        target.check_untouched()
+
+
+def at_work_then(context):
+    """The region of another one that is at work: not swept, and not told as left."""
+    with harness.Target(context.python, "forger") as target:
+        with open("/proc/%d/mem" % target.pid, "rb", 0) as file, inject(context, target, "-d", "400ms") as session:
+            session.wait_attached()
+            fcntl.flock(file, fcntl.LOCK_EX)
+            target.ask("stray")
+            while "another mempulse is at work" not in (session.reader.line(harness.PATIENCE) or ""):
+                check(session.process.poll() is None, "it does not wait")
+            target.ask("unstray")
+            fcntl.flock(file, fcntl.LOCK_UN)
+            result = session.result().expect(0)
+        check("took away" not in result.err and "nothing left behind" in result.err, "not told\n%s", result)
+        target.check_untouched()
+
+
 def two_mounts(context):
     """Launchers that can't see each other's lock."""
     if os.getuid() != 0 or subprocess.call(OTHER_PROC + ("true",), stderr=subprocess.DEVNULL) != 0:
@@ -144,6 +173,8 @@ TESTS = (
     ("three injects at once", three_at_once),
     ("inject and detach at once", inject_and_detach),
     ("one ends while the next begins", end_and_inject),
+    ("killed before, seen later", killed_before),
+    ("another's region", at_work_then),
     ("two mounts of proc", two_mounts),
     ("another one is at work", locked),
     ("target dies while the agent waits", dies_while_waiting),
