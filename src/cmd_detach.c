@@ -102,6 +102,12 @@ static int parse(struct detach *d, int argc, char **argv)
     return d->pid < 0 ? 2 : 0;
 }
 
+/* No thread could be borrowed within the sweep's own time: another one may do later. */
+static bool detach_busy(const struct mp_failure *f)
+{
+    return f->code == MP_E_NO_THREAD || f->code == MP_E_NO_SAFE_POINT;
+}
+
 /* Retries for what can't go at once: a frame that still runs through a thunk. A thunk
  * with nothing inside that the sweep does not dare to unmap, because some word in the
  * target looks like a pointer to it, is taken out by an agent that holds the GIL and
@@ -119,8 +125,10 @@ static int detach_retry(struct detach *d, struct mp_failure *f)
             return n;
         /* Not before copies are cured: their regions tell which descriptors they have. */
         n = d->cured || !inject_copies(d->pid) ? inject_sweep(d->pid, d->talk.log, &pause_ns, f) : 0;
-        if (n < 0)
+        if (n < 0 && (!detach_busy(f) || clock_mono_ns() >= deadline))
             return n;
+        if (n < 0)
+            continue;
         if (n > 0 && (++sweeps < SWEEPS_MAX || clock_mono_ns() < deadline))
             continue;
         if ((!d->cured || clock_mono_ns() < deadline) &&

@@ -391,6 +391,18 @@ def regrown(context):
         check(target.ask("ping")["pong"], "it does not answer")
 
 
+def swept_late(context):
+    """A thread to sweep with is looked for as long as --wait says: where malloc takes no locks,
+    one that computes is not borrowed."""
+    with harness.Target(context.python, "forger", prefix=("env", "MALLOC_ARENA_MAX=1")) as target:
+        for wait, code in (("1s", 8), ("20s", 0)):
+            target.ask("stray")
+            target.ask("toil 5")
+            attempt(context, "detach", "-p", target.pid, "--wait", wait).expect(code)
+            check(target.ask("ping")["pong"], "it does not answer")
+        target.check_untouched()
+
+
 def stalled(context):
     """A page that does not come is not touched where that can be helped, and not waited for
     without end where it can't."""
@@ -606,6 +618,7 @@ TESTS = (
     ("agent at the handshake", ambush),
     ("forged session", forged),
     ("leftovers without end", regrown),
+    ("leftover and no thread", swept_late),
     ("memory that does not come", stalled),
     ("lock of its own", locked_by_itself),
     ("another user", stranger),

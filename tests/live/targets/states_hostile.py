@@ -269,7 +269,8 @@ def memory(low, size):
 
 class Forger(states_contract.Quiet):
     """`learn`: keeps the marks of the session that there is. `forge KIND`: puts up its like,
-    full of lies. `unforge`: takes it down."""
+    full of lies. `unforge`: takes it down. `stray`, `unstray`: a region as
+    a launcher leaves it that dies right after its mmap. `toil SECONDS`: computes."""
 
     def setup(self, control):
         self.kept = []
@@ -298,6 +299,18 @@ class Forger(states_contract.Quiet):
             thread.daemon = True
             thread.start()
             control.tell(grows=True)
+        elif words[0] in ("stray", "unstray"):
+            place, size, nothing = ctypes.c_void_p(0x500006d70000), ctypes.c_size_t(REGION_SIZE), ctypes.c_long(0)
+            if words[0] == "stray":  # read and exec; private, anonymous, MAP_FIXED_NOREPLACE
+                work.libc.mmap(place, size, 5, 0x100022, -1, nothing)
+            else:
+                work.libc.munmap(place, size)
+            control.tell(stray=words[0] == "stray")
+        elif words[0] == "toil":
+            control.tell(toils=True)
+            end = time.monotonic() + float(words[1])
+            while time.monotonic() < end:
+                pass
         elif words[0] == "unforge":
             self.stop = True
             if self.thunk:
