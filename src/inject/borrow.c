@@ -115,8 +115,11 @@ static void borrow_unstick(struct borrow *b)
     for (unsigned i = 0; i < b->stuck_count; i++) {
         struct tracee *t = &b->stuck[i];
         struct tracee_stop stop;
+        struct user_regs_struct regs;
         if (tracee_wait(t, 0, &stop) < 0)
             b->stuck[kept++] = *t;
+        else if (t->stopped && stop.event == TRACEE_TRAP && tracee_get_regs(t, &regs) == 0)
+            remote_decline(t, &regs, false);
         else if (t->stopped)
             tracee_detach(t, stop.event == TRACEE_SIGNAL ? stop.sig : 0);
     }
@@ -310,6 +313,8 @@ static int borrow_try(struct borrow *b, pid_t tid, struct mp_failure *f)
         return same ? mp_fail(f, MP_E_STOPPED, 0, "process %d is stopped by a signal", (int)b->plan->facts.pid) : 0;
     }
     int got = tracee_get_regs(&b->t, &b->regs);
+    if (got == 0)
+        remote_rewind(&b->t, &b->regs);
     if (got == 0 && !same) {
         remote_decline(&b->t, &b->regs, false);
         return 0;

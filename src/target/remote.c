@@ -73,6 +73,14 @@ static struct user_regs_struct remote_rewound(const struct user_regs_struct *reg
     return r;
 }
 
+void remote_rewind(struct tracee *t, const struct user_regs_struct *regs)
+{
+    if (remote_restart_kind(regs) != REMOTE_RESTART_US)
+        return;
+    struct user_regs_struct first = remote_rewound(regs);
+    (void)!tracee_set_regs(t, &first); /* refused: it was killed */
+}
+
 int remote_prepare(struct remote *r, struct tracee *t, const struct user_regs_struct *regs,
                    raddr_t syscall_insn, raddr_t restore_rt)
 {

@@ -53,6 +53,10 @@ enum remote_restart remote_restart_kind(const struct user_regs_struct *regs);
 int remote_prepare(struct remote *r, struct tracee *t, const struct user_regs_struct *regs,
                    raddr_t syscall_insn, raddr_t restore_rt) MP_MUST_CHECK;
 
+/* Right after the stop, with registers regs: a call that the kernel would answer with EINTR
+ * begins anew should we die from here on. All below set the registers again. */
+void remote_rewind(struct tracee *t, const struct user_regs_struct *regs);
+
 /* Lets go of a stopped thread that nothing was done to, so that it never learns of
  * the stop; caller_retries as above. */
 void remote_decline(struct tracee *t, const struct user_regs_struct *regs, bool caller_retries);
