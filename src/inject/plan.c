@@ -44,6 +44,7 @@ struct making {
     FILE *log;
 };
 
+#define PLAN_TRIES 8 /* of a target that loads and unloads libraries all the time */
 #define REGION_PLACES 32 /* tried, 256 MiB apart */
 
 /* --- names and identity for the user ----------------------------------------- */
@@ -267,9 +268,34 @@ static pid_t process_of(pid_t pid)
     return proc_status_read(&s, pid, 0) == 0 && s.tgid > 0 ? s.tgid : pid;
 }
 
-int inject_plan_make(struct inject_plan **ret_plan, pid_t pid, FILE *log, struct mp_failure *f)
+static const struct maps_entry *next_code(const struct maps *m, size_t *at)
+{
+    while (*at < m->count && !(m->entry[*at].exec && m->entry[*at].inode))
+        ++*at;
+    return *at < m->count ? &m->entry[(*at)++] : NULL;
+}
+
+/* Whether libraries came or went while they were read. */
+static bool libraries_moved(const struct making *g)
+{
+    struct maps now;
+    size_t i = 0, k = 0;
+    const struct maps_entry *was, *is;
+    if (!g->view.maps.count || maps_read(&now, g->process.live) < 0)
+        return false;
+    do {
+        was = next_code(&g->view.maps, &i);
+        is = next_code(&now, &k);
+    } while (was && is && was->lo == is->lo && was->hi == is->hi && was->inode == is->inode);
+    maps_release(&now);
+    return was || is;
+}
+
+/* One try. 1: what was read was changing, and is worth another one. */
+static int try_make(struct inject_plan **ret_plan, pid_t pid, FILE *log, struct mp_failure *f)
 {
     struct making g = {.log = log};
+    bool moved;
     int r;
     g.box = calloc(1, sizeof(*g.box));
     if (!g.box)
@@ -278,13 +304,29 @@ int inject_plan_make(struct inject_plan **ret_plan, pid_t pid, FILE *log, struct
     gather_process(&g.process, process_of(pid));
     g.facts = &g.process.facts;
     r = make(&g, f);
+    moved = r < 0 && libraries_moved(&g);
     view_close(&g.view);
     if (r < 0) {
         inject_plan_free(&g.box->plan);
-        return r;
+        return moved ? 1 : r;
     }
     *ret_plan = &g.box->plan;
     return 0;
+}
+
+int inject_plan_make(struct inject_plan **ret_plan, pid_t pid, FILE *log, struct mp_failure *f)
+{
+    struct mp_failure why = {0};
+    int r = 1, i;
+    for (i = 0; r == 1 && i < PLAN_TRIES; i++) {
+        why = (struct mp_failure){0};
+        r = try_make(ret_plan, pid, log, &why);
+    }
+    if (r == 0)
+        return 0;
+    if (f && !f->code) /* the first error wins */
+        *f = why;
+    return -(int)why.code;
 }
 
 void inject_plan_free(struct inject_plan *p)
