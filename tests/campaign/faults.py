@@ -48,7 +48,7 @@ class FaultLap(lap.Lap):
     def list_points(self):
         """All passages of one session: [(name, kind, n)], in order."""
         path = os.path.join(self.folder, "points-%d" % self.number)
-        harness.run(self.binary, "inject", "-p", self.target.pid, "-d", lap.DURATION, "-q", "-o", os.devnull,
+        harness.run(self.binary, "inject", "-p", self.target.pid, "-d", "30ms", "-q", "-o", os.devnull,
                     env=self.environment(MEMPULSE_FAULT_LIST=path)).expect(0)
         with open(path) as file:
             rows = [re.match(r"(\w+)-(-?\d+)#(\d+)$", line).groups() for line in file.read().splitlines()]
@@ -74,7 +74,7 @@ class FaultLap(lap.Lap):
 
     def one(self, point):
         row = self.row("fault", point=spell(point), n=str(point.n), action=point.action)
-        with harness.Launcher(self.binary, "inject", "-p", self.target.pid, "-d", lap.DURATION, "--timeout", "5s", "-q", "--json",
+        with harness.Launcher(self.binary, "inject", "-p", self.target.pid, "-d", "30ms", "--timeout", "5s", "-q", "--json",
                               "-o", os.devnull, env=self.environment(MEMPULSE_FAULT=spec(point))) as launcher:
             if point.action == "stop":
                 self.continue_later(launcher.process, STOP_SECONDS)

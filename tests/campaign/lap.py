@@ -18,7 +18,7 @@ import procfs
 HERE = os.path.dirname(os.path.abspath(__file__))
 TARGET = os.path.join(HERE, "targets", "campaign.py")
 PR_SET_PDEATHSIG = 1
-DURATION = "30ms"
+DURATION_MS = (5, 30)  # of a session; drawn anew for each
 KILL_WITHIN = 0.045 * harness.SLOW  # seconds: most launchers are hooked after 20 ms
 LEASE = 5 + 4 * harness.SLOW        # MP_GO_WAIT_MS (5 s, for a launcher's first byte) and what a loaded machine adds
 EMPTY = 0.5 * harness.SLOW          # for a thread that was told to clone, to have done so
@@ -184,13 +184,16 @@ class Lap:
             rows[0]["noise_ns"] = self.target.ask("gap")["gap"]
         return rows
 
+    def duration(self):
+        return "%dms" % self.random.randint(*DURATION_MS)
+
     def launch(self, command, *options):
         return harness.run(self.binary, command, "-p", self.target.pid, *options)
 
     def start(self, action, *options):
         """A launcher with its output in a file of its own."""
         path = os.path.join(self.folder, "%d-%d.ndjson" % (self.number, self.random.randrange(1 << 30)))
-        launcher = harness.Launcher(self.binary, "inject", "-p", self.target.pid, "--json", "-o", path, *options)
+        launcher = harness.Launcher(self.binary, "inject", "-p", self.target.pid, "--json", "-o", path, *self.state.options, *options)
         launcher.path, launcher.begin, launcher.hooked, launcher.action = path, time.monotonic(), None, action
         return launcher
 
@@ -232,10 +235,10 @@ class Lap:
             return [self.end(launcher)]
 
     def do_inject(self):
-        return self.simple("inject", "-d", DURATION)
+        return self.simple("inject", "-d", self.duration())
 
     def do_lines(self):
-        return self.simple("lines", "-d", DURATION, "--lines")
+        return self.simple("lines", "-d", self.duration(), "--lines")
 
     def do_kill(self):
         """The launcher is killed at any moment; the agent leaves by itself, or `detach`,
@@ -285,7 +288,7 @@ class Lap:
 
     def do_two(self):
         """At the same moment: both are told the truth, and the target has one agent at most."""
-        with self.start("two", "-d", DURATION) as one, self.start("two", "-d", DURATION) as other:
+        with self.start("two", "-d", self.duration()) as one, self.start("two", "-d", self.duration()) as other:
             allowed = tuple(self.state.codes) + (6,)
             return [self.end(one, allowed), self.end(other, allowed)]
 

@@ -22,12 +22,13 @@ WAIT = 10
 
 class State:
     def __init__(self, name, group, target=None, codes=(0,), prefix=(), env=None, after=None, pythons=None,
-                 only=None, least=None, costly=False, thunk_stays=False):
+                 only=None, least=None, costly=False, thunk_stays=False, options=()):
         self.name, self.group, self.target, self.codes = name, group, target or name, codes
         self.prefix, self.env, self.after, self.pythons = prefix, env or {}, after, pythons
         self.actions = only          # None: all
         self.least = least           # the first version it exists for
         self.costly = costly         # one at a time on the machine
+        self.options = options       # of inject
         self.thunk_stays = thunk_stays  # frames that do not return: exit 10 is right up to 3.11
 
 
@@ -129,7 +130,7 @@ STATES += [State(name, "idle, straight through ctypes") for name in
 STATES += [State(name, "busy") for name in ("fib", "alloc", "c_extensions", "generators", "recursion", "deep", "registers", "imports")]
 STATES += [
     State("malloc_1", "malloc"), State("malloc_2", "malloc"), State("malloc_16", "malloc"),
-    State("malloc_1_one_arena", "malloc", "malloc_1", codes=(0, 8), env={"MALLOC_ARENA_MAX": "1"}),
+    State("malloc_1_one_arena", "malloc", "malloc_1", codes=(0, 8), env={"MALLOC_ARENA_MAX": "1"}, options=("--timeout", "1s")),
     State("malloc_2_one_arena", "malloc", "malloc_2", env={"MALLOC_ARENA_MAX": "1"}),
     State("idle_one_arena", "malloc", "select", env={"MALLOC_ARENA_MAX": "1"}),
     State("jemalloc_1", "malloc", "malloc_1", env=preloaded("libjemalloc.so.2")),
@@ -170,6 +171,6 @@ STATES += [
     State("tracemalloc", "with other tools"), State("framehook", "with other tools", least=(3, 9)),
     State("asyncio", "with other tools"), State("asyncio_forever", "with other tools"),
     State("uvloop", "with other tools", pythons="venv"), State("gevent", "with other tools", pythons="venv"),
-    State("debugpy", "with other tools", codes=(0, 6), pythons="venv"), State("numpy", "with other tools", pythons="venv"),
+    State("debugpy", "with other tools", codes=(0, 6), pythons="venv", env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"}), State("numpy", "with other tools", pythons="venv"),
     State("venv_covered", "with other tools", "covered", codes=(0, 6), pythons="venv"),
 ]

@@ -74,7 +74,7 @@ class Malloc2(Malloc):
 
 
 class Malloc16(Malloc):
-    threads, rounds = 16, 3000
+    threads, rounds = 16, 1000
 
 
 class Imports(work.State):

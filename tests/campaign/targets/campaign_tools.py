@@ -22,6 +22,21 @@ def missing(name):
 
 
 class Uvloop(AsyncioForever):
+    """Commands are obeyed outside of the loop, whose own sockets are there only while it runs."""
+
+    def on_command(self, control):
+        self.loop.stop()
+
+    def serve(self, control, reference):
+        self.stopping = False
+        self.loop.add_reader(control.fd, self.on_command, control)
+        os.set_blocking(control.fd, True)  # libuv has made it otherwise
+        steps = self.loop.create_task(self.steps(reference))
+        while not self.stopping:
+            self.loop.run_forever()
+            self.stopping = not work.handle(self, control, control.command())
+        self.loop.run_until_complete(steps)
+
     def setup(self, control):
         if missing("uvloop"):
             return missing("uvloop")

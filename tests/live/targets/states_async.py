@@ -129,10 +129,13 @@ class AsyncioForever(Asyncio):
     def step(self, i):  # for the reference
         return checksum(self.loop.run_until_complete(batch(i % work.PERIOD)))
 
-    async def work(self, reference):
+    async def steps(self, reference):
         while not self.stopping:
             i = work.account.steps
             work.account.took(checksum(await batch(i % work.PERIOD)), reference[i % work.PERIOD], 0)
+
+    async def work(self, reference):
+        await self.steps(reference)
         self.loop.stop()
 
     def on_command(self, control):
