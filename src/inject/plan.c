@@ -275,12 +275,16 @@ static const struct maps_entry *next_code(const struct maps *m, size_t *at)
     return *at < m->count ? &m->entry[(*at)++] : NULL;
 }
 
-/* Whether libraries came or went while they were read. */
+/* Whether libraries came or went while they were read. One may be back at its place. */
 static bool libraries_moved(const struct making *g)
 {
     struct maps now;
     size_t i = 0, k = 0;
     const struct maps_entry *was, *is;
+    for (i = 0; i < g->view.count; i++)
+        if (g->view.module[i].elf_error)
+            return true;
+    i = 0;
     if (!g->view.maps.count || maps_read(&now, g->process.live) < 0)
         return false;
     do {
