@@ -24,14 +24,17 @@ LEASE = 5 + 4 * harness.SLOW        # MP_GO_WAIT_MS (5 s, for a launcher's first
 EMPTY = 0.5 * harness.SLOW          # for a thread that was told to clone, to have done so
 ANSWER = 60 * harness.SLOW          # for a busy target on a busy machine
 NOISE_STEPS = 12      # of `registers`: about as long as a session
+NICE = (0, 10, 10, 10)  # of targets: most work beside the launchers rather than against them
 TEXT_KEPT = 700
+THUNK = "two thunk pages stay mapped, inert: a frame entered through them has not returned yet"
 ACTIONS = ("inject", "lines", "kill", "elsewhere", "two")
 WEIGHTS = (8, 2, 2, 2, 1)
 libc = ctypes.CDLL(None)
 
 
-def die_with_us():
+def die_with_us(nice=0):
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    os.nice(nice)
 
 
 def descendant(pid):
@@ -50,6 +53,8 @@ class Target(harness.Target):
     """As the live tests', but started by a command before it, with a process that may be
     that command's child, and perhaps without a leader."""
 
+    forgiven = eintr = 0
+
     def __init__(self, lap):
         state, interpreter = lap.state, lap.interpreter
         prefix = list(state.prefix(lap) if callable(state.prefix) else state.prefix)
@@ -64,7 +69,7 @@ class Target(harness.Target):
         if state.name == "leader_gone":
             argv[argv.index(state.target)] = "leader_gone"
         self.process = harness.spawn(argv, pass_fds=(to_target, from_target), stdin=subprocess.DEVNULL, stdout=self.stdio,
-                                     stderr=self.stdio, env=env, preexec_fn=die_with_us)
+                                     stderr=self.stdio, env=env, preexec_fn=lambda: die_with_us(lap.nice))
         os.close(to_target)
         os.close(from_target)
         self.reader, self.state, self.account, self.hello, self.pid = harness.LineReader(self.fro), state.name, None, {}, self.process.pid
@@ -97,6 +102,13 @@ class Target(harness.Target):
     def answer(self, seconds=ANSWER):
         return super().answer(seconds)
 
+    def ask(self, text, *more):
+        """The report's EINTRs, as many as there may be, are told apart."""
+        told = super().ask(text, *more)
+        if text == "stop" and told["report"]["eintr"] <= self.forgiven:
+            self.eintr, told["report"]["eintr"] = told["report"]["eintr"], 0
+        return told
+
     def pause(self):
         harness.check(self.ask("pause").get("paused"), "the target does not pause")
         return procfs.Snapshot(self.seen())
@@ -108,7 +120,9 @@ class Lap:
         self.helpers, self.folder, self.sessions, self.deadline = helpers, folder, sessions, deadline
         self.random = random.Random(seed)
         self.before_exec = die_with_us
+        self.nice = self.random.choice(NICE)
         self.ends = []
+        self.kills = 0
         self.target = None
 
     def on_end(self, function):
@@ -155,8 +169,13 @@ class Lap:
             return ["it ended with status %s: %s" % (target.process.returncode, target.said()[-TEXT_KEPT:])]
         self.launch("detach", "--wait", "10s")
         self.after = target.pause()
+        late = procfs.ours(target.seen()) if self.kills else []
+        if late and only_empty_region(late):  # mapped after detach had looked
+            self.launch("detach", "--wait", "10s")
+            self.after = procfs.Snapshot(target.seen())
         found += ["left: " + line for line in procfs.compare(target.before, self.after)]
         try:
+            target.forgiven = self.kills if self.state.eintr else 0
             target.stop()
         except AssertionError as failure:
             found.append(str(failure))
@@ -167,7 +186,7 @@ class Lap:
         if not after:
             return {}
         return {"maps_grew": len(after.maps) - len(target.before.maps), "rss_grew": after.rss - target.before.rss,
-                "longest_step_ns": (target.account or {}).get("longest_step_ns")}
+                "longest_step_ns": (target.account or {}).get("longest_step_ns"), "eintr_of_kills": target.eintr}
 
     # --- sessions ----------------------------------------------------------------------------
 
@@ -223,6 +242,9 @@ class Lap:
             row["error"] = name
         if result.code in (4, 5, 6, 8) and unchanged is False:
             row["changed"] = True
+        if result.code == 10 and 10 not in allowed and THUNK in result.err:
+            row["late"] = True  # a call that took longer than the launcher waits: it must go with the next detach
+            result.code = self.launch("detach", "--wait", "10s").code
         if result.code not in allowed or row.get("changed"):
             row["failure"] = result.err[-TEXT_KEPT:]
         return row
@@ -243,6 +265,7 @@ class Lap:
     def do_kill(self):
         """The launcher is killed at any moment; the agent leaves by itself, or `detach`,
         from another terminal, takes away what stands there."""
+        self.kills += 1
         with self.start("kill", "-d", "60s") as launcher:
             try:
                 launcher.process.wait(self.random.uniform(0, KILL_WITHIN))

@@ -22,13 +22,14 @@ WAIT = 10
 
 class State:
     def __init__(self, name, group, target=None, codes=(0,), prefix=(), env=None, after=None, pythons=None,
-                 only=None, least=None, costly=False, thunk_stays=False, options=()):
+                 only=None, least=None, costly=False, thunk_stays=False, options=(), eintr=False):
         self.name, self.group, self.target, self.codes = name, group, target or name, codes
         self.prefix, self.env, self.after, self.pythons = prefix, env or {}, after, pythons
         self.actions = only          # None: all
         self.least = least           # the first version it exists for
         self.costly = costly         # one at a time on the machine
         self.options = options       # of inject
+        self.eintr = eintr           # waits where a stop means EINTR: a launcher killed in the stop leaves it that
         self.thunk_stays = thunk_stays  # frames that do not return: exit 10 is right up to 3.11
 
 
@@ -125,8 +126,8 @@ REFUSED = ("inject", "lines", "two")
 GDB = ("gdb", "-nx", "-q", "-p", "PID", "-ex", "set pagination off", "-ex", "continue")
 
 STATES = [State(name, "idle, through Python") for name in ("select", "epoll", "sleep", "event", "read")]
-STATES += [State(name, "idle, straight through ctypes") for name in
-           ("raw_epoll", "raw_poll", "raw_nanosleep", "raw_recv", "raw_semop", "raw_sigtimedwait", "raw_futex")]
+STATES += [State(name, "idle, straight through ctypes") for name in ("raw_poll", "raw_nanosleep", "raw_futex")]
+STATES += [State(name, "idle, straight through ctypes", eintr=True) for name in ("raw_epoll", "raw_recv", "raw_semop", "raw_sigtimedwait")]
 STATES += [State(name, "busy") for name in ("fib", "alloc", "c_extensions", "generators", "recursion", "deep", "registers", "imports")]
 STATES += [
     State("malloc_1", "malloc"), State("malloc_2", "malloc"), State("malloc_16", "malloc"),

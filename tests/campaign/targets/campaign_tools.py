@@ -35,7 +35,9 @@ class Uvloop(AsyncioForever):
         while not self.stopping:
             self.loop.run_forever()
             self.stopping = not work.handle(self, control, control.command())
-        self.loop.run_until_complete(steps)
+        steps.add_done_callback(lambda _: self.loop.stop())
+        while not steps.done():  # a stop of before may come late
+            self.loop.run_forever()
 
     def setup(self, control):
         if missing("uvloop"):
