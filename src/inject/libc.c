@@ -349,6 +349,8 @@ static int fill_tls_all(struct view *v, const struct libc_id *id, uint32_t field
         if (m == id->libc && (!has_static_tls(v, m, field, &offset) || offset != libc_offset))
             return mp_fail(f, MP_E_LIBC_LAYOUT, 0, "two accounts of %s's TLS offset differ: %#lx and %#lx", id->name,
                            (unsigned long)offset, (unsigned long)libc_offset);
+        if (m != id->libc && view_elf(v, m) && elf_tls(m->elf, &t) == -ENOENT)
+            continue; /* unloaded meanwhile, and its link map is somebody else's memory by now */
         if (!view_elf(v, m) || elf_tls(m->elf, &t) < 0)
             return mp_fail(f, MP_E_LIBC_LAYOUT, 0, "the TLS image of %s cannot be read", m->base);
         r = add_tls(p, &t, offset, m->base, f);

@@ -468,10 +468,10 @@ static const Elf64_Phdr *load_of(const struct elf *e, raddr_t at, uint64_t len)
 int elf_tls(const struct elf *e, struct elf_tls *ret)
 {
     const Elf64_Phdr *p = find_phdr(e, PT_TLS);
-    if (!p || p->p_filesz > p->p_memsz || !p->p_memsz)
+    if (!p)
         return -ENOENT;
-    if (p->p_filesz && !load_of(e, e->bias + p->p_vaddr, p->p_filesz))
-        return -ENOENT;
+    if (p->p_filesz > p->p_memsz || !p->p_memsz || (p->p_filesz && !load_of(e, e->bias + p->p_vaddr, p->p_filesz)))
+        return -EBADMSG;
     *ret = (struct elf_tls){e->bias + p->p_vaddr, p->p_filesz, p->p_memsz, p->p_align};
     return 0;
 }

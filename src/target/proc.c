@@ -413,20 +413,35 @@ static bool task_lives(pid_t pid, pid_t tid)
     return proc_stat_read(&s, pid, tid) == 0 && s.state != 'Z' && s.state != 'X' && s.state != 'x';
 }
 
-pid_t proc_live_task(pid_t pid)
+static pid_t other_live_task(pid_t pid)
 {
     pid_t *tids, found = -ESRCH;
     size_t i, n;
-    int r;
-    if (task_lives(pid, pid))
-        return pid;
-    r = proc_tasks(pid, &tids, &n);
+    int r = proc_tasks(pid, &tids, &n);
     if (r < 0)
         return r;
     for (i = 0; i < n && found < 0; i++)
         if (task_lives(pid, tids[i]))
             found = tids[i];
     free(tids);
+    return found;
+}
+
+/* A list of threads that is read while one of them ends may lack others. */
+#define LIVE_TASK_LOOKS 10
+
+pid_t proc_live_task(pid_t pid)
+{
+    struct proc_stat s;
+    pid_t found = -ESRCH;
+    int i;
+    if (task_lives(pid, pid))
+        return pid;
+    for (i = 0; i < LIVE_TASK_LOOKS && found == -ESRCH; i++) {
+        found = other_live_task(pid);
+        if (found == -ESRCH && (proc_stat_read(&s, pid, 0) < 0 || s.threads < 2))
+            break;
+    }
     return found;
 }
 
