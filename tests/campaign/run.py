@@ -36,6 +36,7 @@ import table
 
 FIRST_LAP, LONG_LAP = 12, 300  # sessions: all states soon, then targets that live long
 FIRST_SECONDS, LONG_SECONDS = 20, 60
+JOBS_PER_CPU = 5
 SLICE_LAP, SLICE_SECONDS, SLICE_MINUTES = 15, 20, 4
 ROOTS = os.environ.get("CAMPAIGN_ROOTS", "/tmp/roots")
 
@@ -300,7 +301,7 @@ def parse():
     parser.add_argument("--budget", type=float, default=30, help="minutes")
     parser.add_argument("--only", default="", help="states, with commas; a name of a group too")
     parser.add_argument("--python", default="", help="interpreters, with commas: 3.12, system, venv, root-NAME")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=int, default=0, help="laps at once; %d a CPU (one with --slice): most of a session is waiting" % JOBS_PER_CPU)
     parser.add_argument("--count", type=int, default=0, help="sessions of a long lap")
     parser.add_argument("--faults", action="store_true", help="the fault points instead of the states (make campaign-faults)")
     parser.add_argument("--slice", action="store_true", help="each state once")
@@ -309,7 +310,9 @@ def parse():
     parser.add_argument("--results", default="", help="the file of results")
     parser.add_argument("--output", default=os.path.join(ROOT, "docs", "reliability.md"))
     parser.add_argument("-v", dest="verbose", action="store_true")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.jobs = options.jobs or (1 if options.slice else JOBS_PER_CPU) * (os.cpu_count() or 1)
+    return options
 
 
 def chosen(only):
