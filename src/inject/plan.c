@@ -44,7 +44,7 @@ struct making {
     FILE *log;
 };
 
-#define PLAN_TRIES 8 /* of a target that loads and unloads libraries all the time */
+#define PLAN_TRIES 3 /* of a target that loads and unloads libraries all the time */
 #define REGION_PLACES 32 /* tried, 256 MiB apart */
 
 /* --- names and identity for the user ----------------------------------------- */
