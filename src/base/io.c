@@ -19,6 +19,14 @@ int io_puts(struct io *io, const char *s)
     return io_result(io, fputs(s, io->file));
 }
 
+int io_write(struct io *io, const char *s, size_t n)
+{
+    if (io->err)
+        return io->err;
+    errno = 0;
+    return io_result(io, fwrite(s, 1, n, io->file) == n ? 0 : -1);
+}
+
 int io_printf(struct io *io, const char *fmt, ...)
 {
     va_list ap;

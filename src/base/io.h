@@ -10,8 +10,9 @@ struct io {
     int err; /* 0 or -errno */
 };
 
-/* Both return io->err: 0, or -errno of the first write that failed (-EPIPE: the reader left). */
+/* Each returns io->err: 0, or -errno of the first write that failed (-EPIPE: the reader left). */
 int io_puts(struct io *io, const char *s);
+int io_write(struct io *io, const char *s, size_t n);
 int io_printf(struct io *io, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

@@ -18,8 +18,10 @@ struct time_cache {
  * bytes. A time that the calendar can't name gives "--:--:--.---". Returns buf. */
 char *time_local(struct time_cache *c, char *buf, size_t size, int64_t real_ns);
 
-/* As RFC 3339 in UTC with nanoseconds: "2026-05-04T12:03:22.123456789Z". buf of
- * at least 40 bytes. A time outside years 1970 to 9999 gives "". Returns buf. */
+/* As RFC 3339 in UTC with nanoseconds: "2026-05-04T12:03:22.123456789Z", always
+ * TIME_RFC3339 bytes. buf of at least 40 bytes. A time outside years 1970 to 9999
+ * gives "". Returns buf. */
+#define TIME_RFC3339 30
 char *time_rfc3339(struct time_cache *c, char *buf, size_t size, int64_t real_ns);
 
 #endif

@@ -10,8 +10,6 @@
 
 #include "base/utf8.h"
 
-#define DIGITS 24 /* of any 64-bit number, sign and NUL included */
-
 static bool jline_room(struct jline *j, size_t more)
 {
     size_t room = j->room;
@@ -76,18 +74,30 @@ static void jline_comma(struct jline *j)
 
 static void jline_key(struct jline *j, const char *key)
 {
+    size_t n = strlen(key);
+    char *to;
+
     jline_comma(j);
-    jline_put(j, "\"", 1);
-    jline_put(j, key, strlen(key));
-    jline_put(j, "\":", 2);
+    if (!jline_room(j, n + 3))
+        return;
+    to = j->buf + j->len;
+    *to = '"';
+    memcpy(to + 1, key, n);
+    memcpy(to + 1 + n, "\":", 2);
+    j->len += n + 3;
 }
 
-void jline_begin(struct jline *j, const char *type)
+void jline_init(struct jline *j)
 {
     j->buf = j->first;
     j->len = 0;
     j->room = sizeof(j->first);
     j->oom = false;
+}
+
+void jline_begin(struct jline *j, const char *type)
+{
+    jline_init(j);
     jline_put(j, "{", 1);
     jline_text(j, "type", type);
 }
@@ -108,29 +118,48 @@ void jline_foreign(struct jline *j, const char *key, const char *s)
     free(clean);
 }
 
-/* Decimal digits of v, ending before end. Returns where they begin. */
-static char *digits(uint64_t v, char *end)
+static const char pairs[] = "00010203040506070809101112131415161718192021222324252627282930313233343536373839"
+                            "40414243444546474849505152535455565758596061626364656667686970717273747576777879"
+                            "8081828384858687888990919293949596979899";
+
+static unsigned digits_of(uint64_t v)
 {
-    do
-        *--end = (char)('0' + v % 10);
-    while (v /= 10);
+    static const uint64_t powers[] = {
+        0, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000, 1000000000, 10000000000, 100000000000,
+        1000000000000, 10000000000000, 100000000000000, 1000000000000000, 10000000000000000, 100000000000000000,
+        1000000000000000000, 10000000000000000000ull,
+    };
+    unsigned bits = 64u - (unsigned)__builtin_clzll(v | 1), about = bits * 1233 >> 12; /* log10(2) */
+
+    return about + (v >= powers[about]);
+}
+
+char *jline_number_at(char *to, uint64_t v, bool minus)
+{
+    bool exact = v <= (uint64_t)JLINE_EXACT_MAX;
+    char *end, *at;
+
+    if (!exact)
+        *to++ = '"';
+    if (minus)
+        *to++ = '-';
+    at = end = to + digits_of(v);
+    for (; v >= 100; v /= 100)
+        memcpy(at -= 2, pairs + v % 100 * 2, 2);
+    if (v >= 10)
+        memcpy(at - 2, pairs + v * 2, 2);
+    else
+        at[-1] = (char)('0' + v);
+    if (!exact)
+        *end++ = '"';
     return end;
 }
 
 static void jline_number(struct jline *j, const char *key, uint64_t magnitude, bool minus)
 {
-    char buf[DIGITS + 2], *end = buf + sizeof(buf), *at;
-    bool exact = magnitude <= (uint64_t)JLINE_EXACT_MAX;
-
-    if (!exact)
-        *--end = '"';
-    at = digits(magnitude, end);
-    if (minus)
-        *--at = '-';
-    if (!exact)
-        *--at = '"';
     jline_key(j, key);
-    jline_put(j, at, (size_t)(buf + sizeof(buf) - at));
+    if (jline_room(j, JLINE_NUMBER))
+        jline_placed(j, jline_number_at(j->buf + j->len, magnitude, minus));
 }
 
 void jline_int(struct jline *j, const char *key, int64_t v)
@@ -198,15 +227,33 @@ void jline_close(struct jline *j, char bracket)
     jline_put(j, &bracket, 1);
 }
 
-int jline_write(struct jline *j, struct io *io)
+char *jline_place(struct jline *j, size_t room)
 {
-    int err = -ENOMEM;
+    return jline_room(j, room) ? j->buf + j->len : NULL;
+}
 
-    jline_put(j, "}\n", 3);
-    if (!j->oom)
-        err = io_puts(io, j->buf);
+int jline_flush(struct jline *j, struct io *io)
+{
+    int err = j->oom ? -ENOMEM : io_write(io, j->buf, j->len);
+
+    j->len = 0;
+    j->oom = false;
+    return err;
+}
+
+void jline_release(struct jline *j)
+{
     if (j->buf != j->first)
         free(j->buf);
     j->buf = NULL;
+}
+
+int jline_write(struct jline *j, struct io *io)
+{
+    int err;
+
+    jline_put(j, "}\n", 2);
+    err = jline_flush(j, io);
+    jline_release(j);
     return err;
 }

@@ -43,4 +43,22 @@ void jline_close(struct jline *j, char bracket); /* '}' or ']' */
 /* Writes the object as one line and frees it. 0, -ENOMEM or io's error. */
 int jline_write(struct jline *j, struct io *io) MP_MUST_CHECK;
 
+/* Many lines in one buffer. jline_init makes an empty one; what is put into it is the caller's
+ * affair, by hand: jline_place returns where `room` bytes more can be written (NULL when memory
+ * ran out), jline_placed takes what was written there up to `end`. jline_flush writes all and
+ * empties it: 0, -ENOMEM (once; what was in it is lost) or io's error. jline_release frees. */
+void jline_init(struct jline *j);
+char *jline_place(struct jline *j, size_t room);
+static inline void jline_placed(struct jline *j, const char *end)
+{
+    j->len = (size_t)(end - j->buf);
+}
+int jline_flush(struct jline *j, struct io *io) MP_MUST_CHECK;
+void jline_release(struct jline *j);
+
+/* Bytes of any number as JSON: sign, quotes. */
+#define JLINE_NUMBER 24
+/* The number as jline_int and jline_uint write it, at `to`. Returns its end. */
+char *jline_number_at(char *to, uint64_t magnitude, bool minus);
+
 #endif

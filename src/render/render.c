@@ -26,6 +26,8 @@ struct render *render_new(const struct render_options *o, const struct render_op
 
 void render_free(struct render *r)
 {
+    if (r && r->ops->release)
+        r->ops->release(r);
     free(r);
 }
 

@@ -1,6 +1,7 @@
 /* NDJSON: one object a line (docs/ndjson.md, docs/ndjson.schema.json). Every
  * record carries all it needs, so that a line can be read by itself. What was
  * not measured is absent, never 0. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -179,65 +180,262 @@ static void add_thread(struct jline *j, const struct model *m, uint32_t id)
     jline_true(j, "main_thread", t->flags & MP_THREAD_MAIN);
 }
 
-/* line 0: the function's own first line */
-static void add_function(struct jline *j, const struct model_code *c, uint32_t id, uint32_t line)
+/* Returns whether more is known of it than its number. */
+static bool add_code(struct jline *j, const struct model_code *c, uint32_t id)
 {
     jline_uint(j, "code", id);
     if (!c || (!c->flags && !c->firstlineno && !strcmp(c->file, "?"))) /* its CODE never came, or id 0 */
-        return;
+        return false;
     jline_text(j, "function", c->name);
     jline_text(j, "file", c->file);
-    jline_uint(j, "line", line ? line : c->firstlineno);
-    if (line)
-        jline_uint(j, "def_line", c->firstlineno);
+    return true;
+}
+
+static void add_module(struct jline *j, const struct model_code *c)
+{
     if (*c->module)
         jline_text(j, "module", c->module);
     jline_true(j, "generator", c->flags & MP_CODE_GENERATOR);
 }
 
-static void add_levels(struct jline *j, const struct mp_record *rec)
+static void add_function(struct jline *j, const struct model_code *c, uint32_t id)
 {
+    if (!add_code(j, c, id))
+        return;
+    jline_uint(j, "line", c->firstlineno);
+    add_module(j, c);
+}
+
+/* ---- records -----------------------------------------------------------------------------
+ *
+ * They come by the million, so they are written by hand, the lines of one frame into one
+ * buffer. What a line says of its thread and of its function is rendered once and copied:
+ *
+ *     ,"code":7,"function":"f","file":"a.py","line":  41  ,"module":"m"
+ *     0                                              head line         len
+ *
+ * A piece is right as long as its id is `named` as it was (model.h). A place in the tables
+ * is the id's remainder: who comes later takes it. A piece has some 200 bytes; if all names
+ * are as long and as strange as they can be, 5 MiB are kept. */
+
+#define CODE_PIECES 1024u  /* powers of two */
+#define THREAD_PIECES 256u
+#define BATCH (16u << 10)  /* bytes of lines that are handed on together */
+#define RECORD_ROOM 1024u  /* all of a record but its pieces: 29 keys and numbers, 30 bytes of calendar */
+
+struct piece {
+    uint32_t id;
+    uint32_t head, line; /* lengths: up to a function's first line, and of it; 0: there is none */
+    uint32_t len;
+    uint64_t named;
+    char *text;          /* owned; NULL: nothing here yet */
+};
+
+struct ndjson {
+    struct jline lines;
+    struct piece codes[CODE_PIECES], threads[THREAD_PIECES];
+};
+
+static struct ndjson *ndjson_own(struct render *r)
+{
+    struct ndjson *n = r->own;
+
+    if (n)
+        return n;
+    n = calloc(1, sizeof(*n));
+    if (n)
+        jline_init(&n->lines);
+    r->own = n;
+    return n;
+}
+
+static void ndjson_release(struct render *r)
+{
+    struct ndjson *n = r->own;
+
+    if (!n)
+        return;
+    for (size_t i = 0; i < CODE_PIECES; i++)
+        free(n->codes[i].text);
+    for (size_t i = 0; i < THREAD_PIECES; i++)
+        free(n->threads[i].text);
+    jline_release(&n->lines);
+    free(n);
+}
+
+/* What was added to j since `from` becomes the piece's text. NULL when memory ran out. */
+static struct piece *piece_take(struct piece *p, struct jline *j, size_t from, uint32_t id, uint64_t named)
+{
+    free(p->text);
+    p->text = j->oom ? NULL : malloc(j->len - from);
+    if (p->text) {
+        memcpy(p->text, j->buf + from, j->len - from);
+        p->len = (uint32_t)(j->len - from);
+        p->id = id;
+        p->named = named;
+    }
+    jline_release(j);
+    return p->text ? p : NULL;
+}
+
+static const struct piece *thread_piece(struct ndjson *n, const struct model *m, uint32_t id)
+{
+    const struct model_thread *t = model_thread(m, id);
+    struct piece *p = &n->threads[id % THREAD_PIECES];
+    uint64_t named = t ? t->named : 0;
+    struct jline j;
+    size_t from;
+
+    if (p->text && p->id == id && p->named == named)
+        return p;
+    jline_begin(&j, "call");
+    from = j.len;
+    add_thread(&j, m, id);
+    return piece_take(p, &j, from, id, named);
+}
+
+static const struct piece *code_piece(struct ndjson *n, const struct model *m, uint32_t id)
+{
+    const struct model_code *c = model_code(m, id);
+    struct piece *p = &n->codes[id % CODE_PIECES];
+    uint64_t named = c ? c->named : 0;
+    struct jline j;
+    size_t from;
+
+    if (p->text && p->id == id && p->named == named)
+        return p;
+    jline_begin(&j, "call");
+    from = j.len;
+    p->head = p->line = 0;
+    if (add_code(&j, c, id)) {
+        p->head = (uint32_t)(j.len - from + strlen(",\"line\":"));
+        jline_uint(&j, "line", c->firstlineno);
+        p->line = (uint32_t)(j.len - from - p->head);
+        add_module(&j, c);
+    }
+    return piece_take(p, &j, from, id, named);
+}
+
+static inline char *put_bytes(char *to, const char *s, size_t n)
+{
+    memcpy(to, s, n);
+    return to + n;
+}
+
+/* The lengths of constants are the compiler's to know. */
+static inline __attribute__((always_inline)) char *put_text(char *to, const char *s)
+{
+    return put_bytes(to, s, strlen(s));
+}
+
+static inline __attribute__((always_inline)) char *put_uint(char *to, const char *key, uint64_t v)
+{
+    return jline_number_at(put_text(to, key), v, false);
+}
+
+static inline __attribute__((always_inline)) char *put_int(char *to, const char *key, int64_t v)
+{
+    return jline_number_at(put_text(to, key), v < 0 ? 0 - (uint64_t)v : (uint64_t)v, v < 0);
+}
+
+/* As add_time. */
+static char *put_time(struct render *r, char *to, uint64_t mono_ns)
+{
+    if (!r->start_mono_ns)
+        r->start_mono_ns = mono_ns;
+    to = put_int(to, ",\"t_ns\":", (int64_t)(mono_ns - r->start_mono_ns));
+    if (!*time_rfc3339(&r->clock, to + strlen(",\"time\":\""), TIME_RFC3339 + 1,
+                       (int64_t)(mono_ns + (uint64_t)r->realtime_offset_ns)))
+        return to;
+    to = put_text(to, ",\"time\":\"") + TIME_RFC3339;
+    return put_text(to, "\"");
+}
+
+static char *put_function(char *to, const struct piece *p, uint32_t line)
+{
+    if (!line || !p->head)
+        return put_bytes(to, p->text, p->len);
+    to = put_bytes(to, p->text, p->head);
+    to = put_uint(to, "", line);
+    to = put_text(to, ",\"def_line\":");
+    return put_bytes(to, p->text + p->head, p->len - p->head);
+}
+
+static char *put_call(char *to, const struct mp_record *rec, int64_t page)
+{
+    to = put_uint(to, ",\"dur_ns\":", rec->dur_ns);
+    if (rec->weight_log2)
+        to = put_uint(to, ",\"weight\":", 1ull << rec->weight_log2);
+    if (rec->flags & MP_REC_HAS_RSS)
+        to = put_int(to, ",\"rss_delta_bytes\":", (int64_t)rec->rss_delta_pages * page);
+    if (rec->flags & MP_REC_HAS_USS_DELTA)
+        to = put_int(to, ",\"uss_delta_bytes\":", rec->uss_delta);
+    if (rec->flags & MP_REC_RAISED)
+        to = put_text(to, ",\"raised\":true");
+    if (rec->flags & MP_REC_YIELDED)
+        to = put_text(to, ",\"yielded\":true");
+    if (rec->flags & MP_REC_RESUMED)
+        to = put_text(to, ",\"resumed\":true");
+    return to;
+}
+
+static char *put_levels(char *to, const struct mp_record *rec, int64_t page)
+{
+    if (rec->flags & MP_REC_HAS_RSS)
+        to = put_int(to, ",\"rss_bytes\":", (int64_t)rec->rss_pages * page);
+    if (rec->flags & MP_REC_HAS_OWN)
+        to = put_int(to, ",\"own_bytes\":", (int64_t)rec->own_pages * page);
     if (rec->flags & MP_REC_HAS_USS) {
-        jline_uint(j, "uss_bytes", rec->uss_bytes);
-        jline_uint(j, "swap_bytes", rec->swap_bytes);
+        to = put_uint(to, ",\"uss_bytes\":", rec->uss_bytes);
+        to = put_uint(to, ",\"swap_bytes\":", rec->swap_bytes);
     }
     if (rec->flags & MP_REC_HAS_PEAK)
-        jline_uint(j, "peak_bytes", rec->peak_bytes);
+        to = put_uint(to, ",\"peak_bytes\":", rec->peak_bytes);
+    return to;
 }
 
-static void add_call(struct jline *j, const struct mp_record *rec, int64_t page)
-{
-    jline_uint(j, "dur_ns", rec->dur_ns);
-    if (rec->weight_log2)
-        jline_uint(j, "weight", 1ull << rec->weight_log2);
-    if (rec->flags & MP_REC_HAS_RSS)
-        jline_int(j, "rss_delta_bytes", (int64_t)rec->rss_delta_pages * page);
-    if (rec->flags & MP_REC_HAS_USS_DELTA)
-        jline_int(j, "uss_delta_bytes", rec->uss_delta);
-    jline_true(j, "raised", rec->flags & MP_REC_RAISED);
-    jline_true(j, "yielded", rec->flags & MP_REC_YIELDED);
-    jline_true(j, "resumed", rec->flags & MP_REC_RESUMED);
-}
-
-static int put_record(struct render *r, const struct model *m, const struct mp_record *rec)
+/* One line, at the end of the buffer. false when memory ran out. */
+static bool put_record(struct render *r, struct jline *lines, const struct mp_record *rec, const struct piece *thread,
+                       const struct piece *code)
 {
     bool line = rec->type == MP_REC_LINE;
     int64_t page = (int64_t)r->page_size;
-    struct jline j;
+    char *to = jline_place(lines, (size_t)RECORD_ROOM + thread->len + code->len);
 
-    jline_begin(&j, line ? "line" : "call");
-    add_time(r, &j, rec->time_ns);
-    add_thread(&j, m, rec->thread_id);
-    jline_uint(&j, "depth", rec->depth);
-    add_function(&j, model_code(m, rec->code_id), rec->code_id, line ? rec->line : 0);
+    if (!to)
+        return false;
+    to = line ? put_text(to, "{\"type\":\"line\"") : put_text(to, "{\"type\":\"call\"");
+    to = put_time(r, to, rec->time_ns);
+    to = put_bytes(to, thread->text, thread->len);
+    to = put_uint(to, ",\"depth\":", rec->depth);
+    to = put_function(to, code, line ? rec->line : 0);
     if (!line)
-        add_call(&j, rec, page);
-    if (rec->flags & MP_REC_HAS_RSS)
-        jline_int(&j, "rss_bytes", (int64_t)rec->rss_pages * page);
-    if (rec->flags & MP_REC_HAS_OWN)
-        jline_int(&j, "own_bytes", (int64_t)rec->own_pages * page);
-    add_levels(&j, rec);
-    return jline_write(&j, &r->io);
+        to = put_call(to, rec, page);
+    to = put_levels(to, rec, page);
+    to = put_text(to, "}\n");
+    jline_placed(lines, to);
+    return true;
+}
+
+/* A frame's records, which are of one thread mostly. */
+static int put_records(struct render *r, const struct model *m, const struct mp_record *rec, unsigned count)
+{
+    const struct piece *thread = NULL, *code;
+    struct ndjson *n = ndjson_own(r);
+    int err = 0;
+
+    if (!n)
+        return -ENOMEM;
+    for (unsigned i = 0; i < count && !err; i++) {
+        if (!thread || thread->id != rec[i].thread_id)
+            thread = thread_piece(n, m, rec[i].thread_id);
+        code = code_piece(n, m, rec[i].code_id);
+        if (!thread || !code || !put_record(r, &n->lines, &rec[i], thread, code))
+            n->lines.oom = true;
+        if (n->lines.len >= BATCH || n->lines.oom || i + 1 == count)
+            err = jline_flush(&n->lines, &r->io);
+    }
+    return err;
 }
 
 static int put_lost(struct render *r, const struct model *m, const struct mp_lost *l)
@@ -317,13 +515,9 @@ static int put_note(struct render *r, const struct stream_event *ev)
 
 static int ndjson_event(struct render *r, const struct model *m, const struct stream_event *ev)
 {
-    int err = 0;
-
     switch (ev->type) {
     case MP_MSG_RECORDS:
-        for (unsigned i = 0; i < ev->records.count && !err; i++)
-            err = put_record(r, m, &ev->records.rec[i]);
-        return err;
+        return put_records(r, m, ev->records.rec, ev->records.count);
     case MP_MSG_LOST:
         return put_lost(r, m, &ev->lost);
     case MP_MSG_STATS:
@@ -343,7 +537,7 @@ static int put_rank(struct render *r, const struct model_code *c, long rank)
 
     jline_begin(&j, "rank");
     jline_int(&j, "rank", rank);
-    add_function(&j, c, c->id, 0);
+    add_function(&j, c, c->id);
     jline_uint(&j, "calls", c->calls);
     if (c->measured != c->calls)
         jline_uint(&j, "measured_calls", c->measured);
@@ -469,7 +663,7 @@ static int ndjson_finish(struct render *r, const struct model *m, const struct r
     return err ? err : put_end(r, m, end);
 }
 
-static const struct render_ops ndjson_ops = {ndjson_begin, ndjson_event, ndjson_finish};
+static const struct render_ops ndjson_ops = {ndjson_begin, ndjson_event, ndjson_finish, ndjson_release};
 
 struct render *render_ndjson_new(const struct render_options *o)
 {

@@ -11,6 +11,7 @@ struct render_ops {
     int (*begin)(struct render *r, const struct render_meta *meta);
     int (*event)(struct render *r, const struct model *m, const struct stream_event *ev);
     int (*finish)(struct render *r, const struct model *m, const struct render_end *end);
+    void (*release)(struct render *r); /* frees `own`; NULL: there is none */
 };
 
 struct render {
@@ -23,6 +24,7 @@ struct render {
     uint64_t start_mono_ns;
     struct mp_options asked;
     struct time_cache clock;
+    void *own; /* what one kind of output keeps besides; NULL at first */
 };
 
 /* A renderer with ops; NULL when memory ran out. */

@@ -11,6 +11,8 @@
 #define PAGE_DEFAULT 4096u
 #define PAGE_LARGEST (1u << 20)
 
+static uint64_t announcements; /* numbers them: see `named` in model.h */
+
 struct model *model_new(size_t page_size)
 {
     struct model *m = calloc(1, sizeof(*m));
@@ -26,6 +28,8 @@ struct model *model_new(size_t page_size)
 static void thread_free(struct model *m, struct thread_slot *t)
 {
     HASH_DEL(m->threads, t);
+    if (m->last == t)
+        m->last = NULL;
     free(t->pending);
     free(t->levels);
     free(t->name);
@@ -102,13 +106,17 @@ static int model_take_code(struct model *m, const struct stream_event *ev)
     c->pub.module = c->strings[2];
     c->pub.firstlineno = h->firstlineno;
     c->pub.flags = h->flags;
+    c->pub.named = ++announcements;
     return 0;
 }
 
+/* The one used last is asked for most. */
 static struct thread_slot *thread_find(const struct model *m, uint32_t id)
 {
-    struct thread_slot *t;
+    struct thread_slot *t = m->last;
 
+    if (t && t->pub.id == id)
+        return t;
     HASH_FIND(hh, m->threads, &id, sizeof(id), t);
     return t;
 }
@@ -119,8 +127,9 @@ static struct thread_slot *thread_use(struct model *m, uint32_t id)
     struct thread_slot *t = thread_find(m, id);
     bool oom = false;
 
-    if (t && m->threads->hh.tbl->tail == &t->hh)
+    if (t && t == m->last)
         return t;
+    m->last = NULL;
     if (t) {
         HASH_DEL(m->threads, t);
     } else {
@@ -133,8 +142,10 @@ static struct thread_slot *thread_use(struct model *m, uint32_t id)
         t->pub.name = "?";
     }
     HASH_ADD(hh, m->threads, pub.id, sizeof(t->pub.id), t);
-    if (!oom)
+    if (!oom) {
+        m->last = t;
         return t;
+    }
     free(t->pending);
     free(t->levels);
     free(t->name);
@@ -157,6 +168,7 @@ static int model_take_thread(struct model *m, const struct stream_event *ev)
     t->pub.name = name;
     t->pub.tid = h->tid;
     t->pub.flags = h->flags;
+    t->pub.named = ++announcements;
     return 0;
 }
 

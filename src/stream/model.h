@@ -64,6 +64,7 @@ struct model_code {
     uint32_t firstlineno;
     uint32_t flags; /* MP_CODE_* */
     const char *name, *file, *module; /* module: "" when not known */
+    uint64_t named; /* as of a thread */
     /* Totals of finished calls. In a recursion the inclusive figures (time_ns, rss_incl,
      * own_incl) count the outermost call only; calls and the rest count each. */
     uint64_t calls;
@@ -83,6 +84,8 @@ struct model_thread {
     int32_t tid;
     uint32_t flags; /* MP_THREAD_* */
     const char *name; /* sanitised, never NULL */
+    uint64_t named;   /* another number after each announcement, of any model: what was made of the
+                       * fields above is right while it is the same. 0: not announced */
 };
 
 /* One executed line, kept for the mempulse table: first visit's figures and totals. */

@@ -97,6 +97,7 @@ struct model {
     struct code_slot *codes[MP_CODES_MAX + 1];
     size_t codes_end; /* beyond the highest id in use */
     struct thread_slot *threads;
+    struct thread_slot *last; /* of them, the one used last; NULL: none */
     struct line_slot *lines;
     struct model_totals totals;
     uint64_t rss_first_ns, rss_last_ns;
