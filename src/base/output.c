@@ -54,10 +54,10 @@ static ssize_t output_write(void *cookie, const char *buf, size_t len)
     size_t done = 0;
 
     while (done < len && !o->err) {
-        size_t chunk = len - done < OUTPUT_CHUNK ? len - done : OUTPUT_CHUNK;
+        size_t chunk = o->plain || len - done < OUTPUT_CHUNK ? len - done : OUTPUT_CHUNK;
         ssize_t n;
 
-        o->err = output_wait(o);
+        o->err = o->plain ? 0 : output_wait(o);
         if (o->err)
             break;
         n = write(o->fd, buf + done, chunk);
@@ -151,10 +151,12 @@ int output_open(struct output *o, const char *path, int wake_fd)
     cookie_io_functions_t io = {.write = output_write};
     bool own = path && strcmp(path, "-") != 0;
     int fd = own ? output_open_path(path, wake_fd) : STDOUT_FILENO;
+    struct stat st;
 
     if (fd < 0)
         return fd;
     *o = (struct output){.fd = fd, .owned = own, .wake_fd = wake_fd};
+    o->plain = fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
     o->file = fopencookie(o, "w", io);
     if (!o->file) {
         if (own)

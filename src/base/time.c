@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/digits.h"
+
 #define NS 1000000000ll
 #define TIME_SECOND 19 /* bytes of "2026-05-04T12:03:22" */
 #define YEAR_9999_END 253402300800ll /* seconds since the epoch */
@@ -49,15 +51,6 @@ char *time_local(struct time_cache *c, char *buf, size_t size, int64_t real_ns)
     return buf;
 }
 
-/* ".123456789Z" by hand: every record has one. */
-static void time_fraction(char *to, unsigned ns)
-{
-    to[0] = '.';
-    for (int i = 9; i > 0; i--, ns /= 10)
-        to[i] = (char)('0' + ns % 10);
-    memcpy(to + 10, "Z", 2);
-}
-
 char *time_rfc3339(struct time_cache *c, char *buf, size_t size, int64_t real_ns)
 {
     int64_t second;
@@ -67,6 +60,7 @@ char *time_rfc3339(struct time_cache *c, char *buf, size_t size, int64_t real_ns
     if (size <= TIME_RFC3339 || !time_split(real_ns, &second, &ns) || !time_second(c, second, true))
         return buf;
     memcpy(buf, c->text, TIME_SECOND);
-    time_fraction(buf + TIME_SECOND, (unsigned)ns);
+    buf[TIME_SECOND] = '.';
+    memcpy(digits_put_nine(buf + TIME_SECOND + 1, (uint32_t)ns), "Z", 2);
     return buf;
 }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/digits.h"
 #include "base/utf8.h"
 
 static bool jline_room(struct jline *j, size_t more)
@@ -118,41 +119,18 @@ void jline_foreign(struct jline *j, const char *key, const char *s)
     free(clean);
 }
 
-static const char pairs[] = "00010203040506070809101112131415161718192021222324252627282930313233343536373839"
-                            "40414243444546474849505152535455565758596061626364656667686970717273747576777879"
-                            "8081828384858687888990919293949596979899";
-
-static unsigned digits_of(uint64_t v)
-{
-    static const uint64_t powers[] = {
-        0, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000, 1000000000, 10000000000, 100000000000,
-        1000000000000, 10000000000000, 100000000000000, 1000000000000000, 10000000000000000, 100000000000000000,
-        1000000000000000000, 10000000000000000000ull,
-    };
-    unsigned bits = 64u - (unsigned)__builtin_clzll(v | 1), about = bits * 1233 >> 12; /* log10(2) */
-
-    return about + (v >= powers[about]);
-}
-
 char *jline_number_at(char *to, uint64_t v, bool minus)
 {
     bool exact = v <= (uint64_t)JLINE_EXACT_MAX;
-    char *end, *at;
 
     if (!exact)
         *to++ = '"';
     if (minus)
         *to++ = '-';
-    at = end = to + digits_of(v);
-    for (; v >= 100; v /= 100)
-        memcpy(at -= 2, pairs + v % 100 * 2, 2);
-    if (v >= 10)
-        memcpy(at - 2, pairs + v * 2, 2);
-    else
-        at[-1] = (char)('0' + v);
+    to = digits_put(to, v);
     if (!exact)
-        *end++ = '"';
-    return end;
+        *to++ = '"';
+    return to;
 }
 
 static void jline_number(struct jline *j, const char *key, uint64_t magnitude, bool minus)

@@ -14,6 +14,16 @@
 #define HUGE_CALLS 3u
 #define FOREIGN_NS 5000000u /* sys.getswitchinterval(): in less than this other threads did not run, mostly */
 
+#define PENDING_HEAD offsetof(struct pending, nested)
+
+/* A record a microsecond: what is not in use is neither cleared nor copied. */
+static void pending_copy(struct pending *to, const struct pending *from)
+{
+    memcpy(to, from, PENDING_HEAD);
+    for (unsigned i = 0; i < from->nested_count; i++)
+        to->nested[i] = from->nested[i];
+}
+
 /* Adds n to the list of p under its code. A list that is full drops it: then a
  * recursion through that function counts twice. */
 static void nested_add(struct pending *p, const struct nested *n)
@@ -58,7 +68,7 @@ static void pending_compact(struct thread_slot *t)
             pending_join(&t->pending[to - 1], &t->pending[i]);
             paired = true;
         } else {
-            t->pending[to++] = t->pending[i];
+            pending_copy(&t->pending[to++], &t->pending[i]);
             paired = false;
         }
     }
@@ -83,7 +93,7 @@ static int pending_push(struct thread_slot *t, const struct pending *p)
     }
     if (t->pending_count == MODEL_PENDING_MAX)
         pending_compact(t);
-    t->pending[t->pending_count++] = *p;
+    pending_copy(&t->pending[t->pending_count++], p);
     return 0;
 }
 
@@ -92,7 +102,7 @@ static int pending_push(struct thread_slot *t, const struct pending *p)
  * these in a caller that was not. */
 static void pending_claim(struct thread_slot *t, const struct pending *call, struct pending *ret)
 {
-    memset(ret, 0, sizeof(*ret));
+    memset(ret, 0, PENDING_HEAD);
     while (t->pending_count) {
         const struct pending *top = &t->pending[t->pending_count - 1];
         unsigned w = top->weight_log2 > call->weight_log2 ? top->weight_log2 - call->weight_log2 : 0;
@@ -179,6 +189,8 @@ static void release_before(struct model *m, struct thread_slot *t, const struct 
     struct pending *last = t->pending_count ? &t->pending[t->pending_count - 1] : NULL;
     struct release r;
 
+    if (!t->growth_count) /* nothing that it could be taken off */
+        return;
     if (!last || last->depth != call->depth || last->end > call->start || last->weight_log2 || call->weight_log2 ||
         !last->has_rss || !call->has_rss || last->rss_end <= call->rss_start)
         return;
@@ -311,9 +323,13 @@ static void call_overlap(struct model *m, uint32_t thread, const struct pending 
 
 int model_call(struct model *m, struct thread_slot *t, struct code_slot *c, const struct mp_record *r)
 {
-    struct pending call = {.start = r->time_ns - r->dur_ns, .end = r->time_ns, .depth = r->depth,
-                           .weight_log2 = r->weight_log2}, callees;
+    struct pending call, callees;
 
+    memset(&call, 0, PENDING_HEAD);
+    call.start = r->time_ns - r->dur_ns;
+    call.end = r->time_ns;
+    call.depth = r->depth;
+    call.weight_log2 = r->weight_log2;
     call.since = subu_sat(call.start, (uint64_t)r->probe_units * MP_PROBE_UNIT_NS);
     pending_claim(t, &call, &callees);
     call_measure(m, r, &callees, &call);

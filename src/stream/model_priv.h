@@ -37,11 +37,11 @@ struct pending {
     int64_t rss;
     int64_t taken; /* released in its caller right after it, and taken off growths */
     uint64_t own, ns;
+    int64_t rss_start, rss_end; /* with has_rss: bytes, of the process, at its entry, at its return */
     uint16_t depth, nested_count;
-    struct nested nested[NESTED_MAX];
     bool has_rss;
     uint8_t weight_log2; /* of its record; of two put together the greater */
-    int64_t rss_start, rss_end; /* with has_rss: bytes, of the process, at its entry, at its return */
+    struct nested nested[NESTED_MAX]; /* nested_count of them; the rest is not even cleared */
 };
 
 /* The line that runs now at one depth of one thread. */
