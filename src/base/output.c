@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -48,19 +49,39 @@ static int output_wait(struct output *o)
     }
 }
 
+/* Writes what there is room for, and waits for room where there is none. As many bytes, or
+ * -1 with errno, EAGAIN when there was nothing to wait for after all. */
+static ssize_t output_some(struct output *o, const char *buf, size_t len)
+{
+    struct iovec all = {(void *)(uintptr_t)buf, len};
+    ssize_t n;
+
+    if (o->plain)
+        return write(o->fd, buf, len);
+    if (!o->chunked) { /* pipes from Linux 6.4 on, sockets: as much as they take */
+        n = pwritev2(o->fd, &all, 1, -1, RWF_NOWAIT);
+        if (n >= 0 || (errno != EAGAIN && errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL))
+            return n;
+        o->chunked = errno != EAGAIN;
+    }
+    errno = output_wait(o);
+    if (errno)
+        return -1;
+    if (!o->chunked) {
+        errno = EAGAIN; /* there is room now */
+        return -1;
+    }
+    return write(o->fd, buf, len < OUTPUT_CHUNK ? len : OUTPUT_CHUNK);
+}
+
 static ssize_t output_write(void *cookie, const char *buf, size_t len)
 {
     struct output *o = cookie;
     size_t done = 0;
 
     while (done < len && !o->err) {
-        size_t chunk = o->plain || len - done < OUTPUT_CHUNK ? len - done : OUTPUT_CHUNK;
-        ssize_t n;
+        ssize_t n = output_some(o, buf + done, len - done);
 
-        o->err = o->plain ? 0 : output_wait(o);
-        if (o->err)
-            break;
-        n = write(o->fd, buf + done, chunk);
         if (n >= 0)
             done += (size_t)n;
         else if (errno != EINTR && errno != EAGAIN)
@@ -156,7 +177,10 @@ int output_open(struct output *o, const char *path, int wake_fd)
     if (fd < 0)
         return fd;
     *o = (struct output){.fd = fd, .owned = own, .wake_fd = wake_fd};
-    o->plain = fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+    if (fstat(fd, &st) == 0) {
+        o->plain = S_ISREG(st.st_mode);
+        o->chunked = !S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode);
+    }
     o->file = fopencookie(o, "w", io);
     if (!o->file) {
         if (own)

@@ -16,6 +16,7 @@ struct output {
     int fd;
     bool owned;          /* fd was opened here */
     bool plain;          /* a regular file: has room at all times, as poll(2) says of it */
+    bool chunked;        /* there is no writing without waiting here (RWF_NOWAIT) */
     FILE *file;          /* what renderers write to */
     int wake_fd;         /* readable: somebody wants us to end; -1 none */
     uint64_t end_ns;     /* CLOCK_MONOTONIC: waiting for room beyond this is pointless; 0 none */

@@ -146,12 +146,28 @@ unsigned utf8_char_width(uint32_t cp)
     return UTF8_IN(wide_ranges, cp) ? 2 : 1;
 }
 
+/* Bytes at the front of s that are ASCII, eight at a time: most text is nothing else. */
+static size_t utf8_ascii(const char *s, size_t len)
+{
+    uint64_t word;
+    size_t i = 0;
+
+    for (; i + sizeof(word) <= len; i += sizeof(word)) {
+        memcpy(&word, s + i, sizeof(word));
+        if (word & 0x8080808080808080u)
+            break;
+    }
+    while (i < len && !(s[i] & 0x80))
+        i++;
+    return i;
+}
+
 unsigned utf8_width(const char *s)
 {
-    size_t len = strlen(s);
-    unsigned cols = 0;
+    size_t len = strlen(s), ascii = utf8_ascii(s, len);
+    unsigned cols = (unsigned)ascii; /* a column each, as utf8_char_width says */
 
-    for (size_t i = 0; i < len;) {
+    for (size_t i = ascii; i < len;) {
         uint32_t cp;
 
         i += utf8_decode(s + i, len - i, &cp);

@@ -79,10 +79,14 @@ static unsigned function_cols(const struct render *r)
     return (r->width > used + NAMES_MIN ? r->width - used : NAMES_MIN) * 11 / 20;
 }
 
-static int row_write(struct render *r, const struct row *row, const char *color)
+static int row_write(struct render *r, struct row *row, const char *color)
 {
-    if (!r->color || !*color)
-        return io_printf(&r->io, "%s\n", row->text);
+    size_t len = strlen(row->text);
+
+    if (!r->color || !*color) {
+        row->text[len] = '\n'; /* in the place of its NUL */
+        return io_write(&r->io, row->text, len + 1);
+    }
     return io_printf(&r->io, "%.*s%s%.*s%s%s\n", (int)row->mark, row->text, color, (int)row->mark_len,
                      row->text + row->mark, COLOR_OFF, row->text + row->mark + row->mark_len);
 }

@@ -1,6 +1,9 @@
 /* Human sizes, durations, thousands, times: tables. */
 #include "wire_gen.h"
 
+#include <inttypes.h>
+
+#include "base/digits.h"
 #include "base/text.h"
 #include "base/time.h"
 
@@ -72,12 +75,44 @@ START_TEST(test_time)
 }
 END_TEST
 
+START_TEST(test_digits)
+{
+    char got[DIGITS_MAX + 1], want[32];
+    uint64_t power = 1;
+
+    for (int i = 0; i < 20; i++, power *= 10)
+        for (int d = -1; d < 12; d++) {
+            uint64_t v = power + (uint64_t)(int64_t)d;
+
+            *digits_put(got, v) = 0;
+            snprintf(want, sizeof(want), "%" PRIu64, v);
+            ck_assert_str_eq(got, want);
+            ck_assert_uint_eq(digits_count(v), strlen(want));
+        }
+    for (unsigned bit = 0; bit <= 64; bit++) {
+        uint64_t v = bit < 64 ? 1ull << bit : UINT64_MAX;
+
+        *digits_put(got, v) = 0;
+        snprintf(want, sizeof(want), "%" PRIu64, v);
+        ck_assert_str_eq(got, want);
+    }
+    for (uint32_t v = 0; v < 1000000000; v = v * 3 + 1) {
+        *digits_put_nine(got, v) = 0;
+        snprintf(want, sizeof(want), "%09" PRIu32, v);
+        ck_assert_str_eq(got, want);
+        if (v > 300000000)
+            break;
+    }
+}
+END_TEST
+
 int main(void)
 {
     TCase *tc = tcase_create("format");
 
     tcase_add_loop_test(tc, test_size, 0, sizeof(sizes) / sizeof(sizes[0]));
     tcase_add_loop_test(tc, test_duration, 0, sizeof(durations) / sizeof(durations[0]));
+    tcase_add_test(tc, test_digits);
     tcase_add_test(tc, test_thousands);
     tcase_add_test(tc, test_time);
     return gen_run(tc);

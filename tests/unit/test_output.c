@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -105,6 +106,46 @@ START_TEST(test_deadline)
     output_close(&o);
     restore_stdout();
     close(rd);
+}
+END_TEST
+
+/* More than a pipe holds, to a reader that takes its time. */
+static void check_all_arrives(struct output *o, FILE *from)
+{
+    enum { BYTES = 3 << 20 };
+    pid_t pid = fork();
+    int status, c;
+
+    if (!pid) {
+        long i = 0;
+
+        close(1);
+        for (; (c = getc(from)) != EOF; i++) {
+            if (c != (int)(i / 7 % 251))
+                _exit(1);
+            if (i % 500000 == 0)
+                usleep(20000);
+        }
+        _exit(i == BYTES ? 0 : 2);
+    }
+    for (long i = 0; i < BYTES; i++)
+        putc((int)(i / 7 % 251), o->file);
+    ck_assert_int_eq(output_close(o), 0);
+    ck_assert_uint_eq(o->dropped, 0);
+    restore_stdout();
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    ck_assert_int_eq(status, 0);
+}
+
+START_TEST(test_all_arrives)
+{
+    FILE *from = fdopen(pipe_as_stdout(), "r");
+    struct output o;
+
+    ck_assert_int_eq(output_open(&o, "-", -1), 0);
+    o.chunked |= _i == 1; /* as on a kernel that can't write to a pipe without waiting */
+    check_all_arrives(&o, from);
+    fclose(from);
 }
 END_TEST
 
@@ -281,6 +322,7 @@ int main(void)
     tcase_add_test(t, test_reader_left);
     tcase_add_test(t, test_reader_never_reads);
     tcase_add_test(t, test_deadline);
+    tcase_add_loop_test(t, test_all_arrives, 0, 2);
     tcase_add_test(t, test_full_disk);
     tcase_add_test(t, test_cannot_open);
     tcase_add_loop_test(t, test_trap, 0, TRAPS);
