@@ -374,10 +374,16 @@ static PyObj *on_resume(PyObj *self, PyObj *const *args, int64_t n)
     (void)self, (void)n;
     return enter(args[0], MP_REC_RESUMED);
 }
+
+/* Throw and unwind are for all functions or for none: no answer switches them off, so that
+ * nothing fades. */
 static PyObj *on_throw(PyObj *self, PyObj *const *args, int64_t n)
 {
+    uint64_t faded = g.faded;
+
     (void)self, (void)n;
     enter(args[0], MP_REC_RESUMED);
+    g.faded = faded;
     return monitor_none;
 }
 static PyObj *on_return(PyObj *self, PyObj *const *args, int64_t n)
@@ -392,8 +398,11 @@ static PyObj *on_yield(PyObj *self, PyObj *const *args, int64_t n)
 }
 static PyObj *on_unwind(PyObj *self, PyObj *const *args, int64_t n)
 {
+    uint64_t faded = g.faded;
+
     (void)self, (void)n;
     leave(args[0], MP_REC_RAISED);
+    g.faded = faded;
     return monitor_none;
 }
 

@@ -38,7 +38,7 @@ class Boot(ctypes.Structure):
         ("magic", u64), ("abi", u32), ("size", u32), ("region_base", u64), ("region_len", u64),
         ("phase", u32), ("error", i32), ("error_text", ctypes.c_char * 256), ("raw_tid", i32), ("worker_tid", i32),
         ("launcher_fd", i32), ("agent_fd", i32), ("memfd", i32), ("agent_out", i32),
-        ("fns", u64 * 9), ("dlopen_flags", u32), ("tid_offset", u32), ("raw_tcb", u64), ("exit_gadget", u64),
+        ("fns", u64 * 16), ("dlopen_flags", u32), ("tid_offset", u32), ("raw_tcb", u64), ("exit_gadget", u64),
         ("agent_entry_off", u64), ("agent_base", u64), ("py_version", u32), ("py_flags", u32),
         ("py_sym", u64 * len(NAMES)), ("launcher_pid", i32), ("channel", ctypes.c_uint32),
         ("owner_pid", i32), ("reserved", u32), ("agent_handle", u64), ("armed", u64), ("callback", u64 * 7),
@@ -77,7 +77,7 @@ class Agent:
         self.boot = b = Boot.from_address(never_freed(ctypes.sizeof(Boot)))
         b.magic, b.abi, b.size = 0x3130544f4f42504d, abi(), ctypes.sizeof(Boot)
         b.agent_fd, b.launcher_fd, b.memfd = fd, -1, -1
-        b.fns[8] = ctypes.cast(libc.clock_gettime, ctypes.c_void_p).value
+        b.fns[15] = ctypes.cast(libc.clock_gettime, ctypes.c_void_p).value
         b.tid_offset = tid_offset()
         b.py_version = sys.hexversion & 0xffffff00
         for i, name in enumerate(NAMES):

@@ -176,6 +176,14 @@ def fades(run):
     assert not s.calls("far_calls")
 
 
+@test(since=(3, 12))
+def unwinds(run):
+    """An exception that leaves a function is an event each time, and no switching off."""
+    check_basic(run)
+    assert run.session.stats[-1].events >= 20000, run.session.stats[-1].events
+    assert run.session.bye.account.floor < 3000 * 1000, "%d ns for functions that were switched off" % run.session.bye.account.floor
+
+
 @test("growth", ppm=100000000)
 def growth_uss(run):
     check_basic(run)

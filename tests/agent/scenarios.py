@@ -77,6 +77,31 @@ def fades(agent, before):
     nest(6, 100000)
 
 
+# -- unwinds: exceptions below the depth, events that can't be switched off -----------------
+
+def failing(n):
+    raise KeyError(n)
+
+
+def far_failures(n):
+    for i in range(n):
+        try:
+            failing(i)
+        except KeyError:
+            pass
+
+
+def unwinds(agent, before):
+    nest_failures(6, 20000)
+
+
+def nest_failures(depth, n):
+    if depth:
+        nest_failures(depth - 1, n)
+    else:
+        far_failures(n)
+
+
 # -- settles: a thread that was deep at the hook has another idea of near, for a while ---
 
 def deep_wait(depth, go):
