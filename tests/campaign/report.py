@@ -45,7 +45,7 @@ class Sum:
         self.sessions = self.refused = self.failures = self.residue = self.killed = self.swept = 0
         self.pauses, self.hooked, self.retries, self.gaps, self.noise = [], [], [], [], []
         self.codes = collections.Counter()
-        self.laps = self.harmed = 0
+        self.laps = self.harmed = self.eintr = self.late = 0
         self.pythons, self.longest = set(), 0
 
     def session(self, row):
@@ -56,6 +56,7 @@ class Sum:
         self.failures += "failure" in row
         self.residue += row["code"] == 10
         self.killed += row["action"] == "kill"
+        self.late += row.get("late", False)
         for name, values in (("pause_ns", self.pauses), ("hooked_ns", self.hooked), ("gap_ns", self.gaps), ("noise_ns", self.noise)):
             if row.get(name) is not None:
                 values.append(row[name])
@@ -64,6 +65,7 @@ class Sum:
 
     def lap(self, row):
         self.laps += 1
+        self.eintr += row.get("eintr_of_kills") or 0
         self.harmed += bool(row["harms"])
         self.longest = max(self.longest, row["sessions"])
 
@@ -119,6 +121,10 @@ def tell_total(book):
     yield "**%d sessions on %d targets: %d failed, %d targets harmed.** " % (t.sessions, t.laps, t.failures, t.harmed) + \
         "%d were refused, as they should be, with nothing changed; in %d the launcher was SIGKILLed at a random moment; " % (t.refused, t.killed) + \
         "the target that lived longest saw %d sessions." % t.longest
+    yield ""
+    yield "A launcher that is SIGKILLed while it holds a thread stopped can't put its system call back: %d such EINTRs were seen, in %d kills " % (t.eintr, t.killed) + \
+        "(they are not harms here, a kernel that loses its tracer does the same to any program; more EINTRs than kills would be). " \
+        "In %d sessions a traced call lasted longer than the launcher waits, it said so (exit 10), and the next detach had to find the target clean." % t.late
     yield ""
     if t.pauses:
         yield "A target stood still for p50 %s us, p99 %s us, at most %s us; from the launcher's start to HOOKED took p50 %s ms, p99 %s ms, at most %s ms." \
