@@ -267,6 +267,8 @@ START_TEST(test_code_named_late)
     bench_open(&b);
     bench_has(&b, bench_record(7, 1), ",\"depth\":1,\"code\":7,\"dur_ns\":5000,");
     bench_has(&b, line, ",\"depth\":2,\"code\":7,\"rss_bytes\":");
+    bench_has(&b, bench_record(7 + 1024, 1 + 256), ",\"thread_id\":257,\"depth\":1,\"code\":1031,\"dur_ns\":");
+    bench_has(&b, bench_record(7, 1), ",\"thread_id\":1,\"depth\":1,\"code\":7,\"dur_ns\":5000,");
     bench_code(&b, 7, 41, "late \"f\"");
     bench_has(&b, bench_record(7, 1), ",\"code\":7,\"function\":\"late \\\"f\\\"\",\"file\":\"a.py\",\"line\":41,\"dur_ns\":");
     bench_has(&b, line, ",\"function\":\"late \\\"f\\\"\",\"file\":\"a.py\",\"line\":43,\"def_line\":41,\"rss_bytes\":");
