@@ -62,6 +62,14 @@ static unsigned pass(const char *name, int kind)
     return 0;
 }
 
+static void slay(void)
+{
+    const char *target = getenv("MEMPULSE_FAULT_TARGET");
+
+    if (target && atoi(target) > 1)
+        kill(atoi(target), SIGKILL);
+}
+
 int fault_point(const char *name, int kind)
 {
     unsigned n = pass(name, kind), from;
@@ -75,6 +83,8 @@ int fault_point(const char *name, int kind)
         kill(getpid(), SIGKILL);
     if (!strcmp(action, ":stop"))
         kill(getpid(), SIGSTOP);
+    if (!strcmp(action, ":slay"))
+        slay();
     return strcmp(action, ":fail") ? 0 : -EIO;
 }
 

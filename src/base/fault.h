@@ -5,6 +5,7 @@
  * KIND (a ptrace request, a message type, 0).
  *   kill    SIGKILL, to the whole launcher
  *   stop    SIGSTOP
+ *   slay    SIGKILL, to the process $MEMPULSE_FAULT_TARGET
  *   fail    the step fails with EIO, where its place heeds that
  *   enomem  malloc-0#N: that allocation fails; malloc-0#N+: that and all later ones
  * $MEMPULSE_FAULT_LIST names a file to which each passage is added as NAME-KIND#N, and at

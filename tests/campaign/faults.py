@@ -20,6 +20,8 @@ REQUESTS = {0x4200: "setoptions", 0x4201: "geteventmsg", 0x4204: "getregset", 0x
 REPEATED = 12        # passages of a point that are tried; stops for a safe point can be many
 ALLOCATIONS = 40     # of one session that are made to fail, evenly spread; each once, and from there on
 STOP_SECONDS = 0.3   # for a stop in the midst of an injection, when a thread of the target stands too
+DURATION = "30ms"    # of a session
+SLAIN = (0, 3, 11)   # after a target's death: when all was over, before it was known, and in between
 CRASHES = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL)
 
 Point = collections.namedtuple("Point", "name kind n action")
@@ -62,7 +64,7 @@ class FaultLap(lap.Lap):
                 at = sorted({max(1, n * k // ALLOCATIONS) for k in range(ALLOCATIONS + 1)})
                 found += [Point(name, kind, "%d%s" % (k, more), "enomem") for k in at for more in ("", "+")]
             elif n <= REPEATED:
-                found += [Point(name, kind, n, action) for action in ("kill", "fail", "stop")]
+                found += [Point(name, kind, n, action) for action in ("kill", "fail", "stop", "slay")]
         self.random.shuffle(found)
         return found
 
@@ -70,7 +72,22 @@ class FaultLap(lap.Lap):
         if self.points is None:
             self.points = self.plan()
             self.sessions = len(self.points)
-        return [self.one(self.points.pop())]
+        point = self.points.pop()
+        return [self.slain(point) if point.action == "slay" else self.one(point)]
+
+    def slain(self, point):
+        """The target dies at that step: the launcher says so, and neither crashes nor waits."""
+        row = self.row("fault", point=spell(point), n=str(point.n), action=point.action)
+        with lap.Target(self) as target:
+            with harness.Launcher(self.binary, "inject", "-p", target.pid, "-d", DURATION, "--timeout", "5s", "-q", "--json", "-o", os.devnull,
+                                  env=self.environment(MEMPULSE_FAULT=spec(point), MEMPULSE_FAULT_TARGET=str(target.pid))) as launcher:
+                result = launcher.result(lap.ANSWER)
+            passed = target.process.poll() is not None
+            target.account = {}  # it has no last word
+        row["code"] = result.code
+        if result.code not in (SLAIN if passed else (0,)):
+            row["failure"] = ("%s: exit code %d: %s" % (spec(point), result.code, result.err))[:lap.TEXT_KEPT]
+        return row
 
     def one(self, point):
         row = self.row("fault", point=spell(point), n=str(point.n), action=point.action)

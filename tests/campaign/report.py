@@ -76,7 +76,7 @@ class Book:
     def __init__(self, rows):
         self.total, self.states, self.pythons = Sum(), collections.defaultdict(Sum), collections.defaultdict(Sum)
         self.actions = collections.defaultdict(Sum)
-        self.runs, self.bad, self.skips, self.faults, self.fault_laps = [], [], {}, [], []
+        self.runs, self.bad, self.skips, self.faults, self.beside = [], [], {}, [], collections.defaultdict(list)
         for row in rows:
             self.take(row)
 
@@ -86,6 +86,8 @@ class Book:
             self.runs.append(row)
         elif kind == "fault":
             self.faults.append(row)
+        elif kind == "beside":
+            self.beside[row["state"], row["tool"], row["python"]].append(row)
         elif kind == "skip":
             self.skips[row["state"], row["python"]] = row["why"]
         elif kind == "session":
@@ -135,6 +137,21 @@ def tell_total(book):
             "p99 %s us, at most %s us; in a step without a session p50 %s us, p99 %s us, at most %s us, which is the machine's own noise." \
             % tuple(three(t.gaps, us) + three(t.noise, us))
         yield ""
+
+
+def tell_beside(book):
+    if not book.beside:
+        return
+    yield "## Beside gdb"
+    yield ""
+    yield "For how long the target is held by a tracer when mempulse attaches and detaches, and when `gdb -batch -p PID` does, as /proc/PID/stat " \
+        "tells it to one who reads it again and again; in turns, in one run (`make campaign CAMPAIGN=--beside`). memray and others attach through gdb."
+    yield ""
+    yield from head("target", "tool", "python", "visits", "held p50", "p99", "max (us)", "whole visit p50 (ms)", "between two looks (us)")
+    for (state, tool, python), rows in sorted(book.beside.items()):
+        yield line(state, tool, python, len(rows), *three([row["held_ns"] for row in rows], us),
+                   ms(percentile(sorted(row["took_ns"] for row in rows), 0.5)), us(percentile(sorted(row["step_ns"] for row in rows), 0.5)))
+    yield ""
 
 
 def tell_machine(book):
@@ -212,7 +229,7 @@ def tell_faults(book):
     yield "## Faults"
     yield ""
     yield "A build with fault points (`src/base/fault.h`): the launcher is killed, stopped for 0.3 s or told that the step failed, at each passage of " \
-        "each point; and an allocation of its own fails, once or from there on. Afterwards the target answers, nothing of ours is left " \
+        "each point; the target is killed there (`slay`); and an allocation of its own fails, once or from there on. Afterwards the target answers, nothing of ours is left " \
         "(`swept`: by `detach`; else by itself, within the lease), and the next injection works. A number of passages is that of all interpreters together."
     yield ""
     sums = collections.defaultdict(list)
@@ -264,7 +281,7 @@ each with its launcher."""
 def write(results, output):
     book = Book(read_rows(results))
     lines = [INTRODUCTION, ""]
-    for part in (tell_total, tell_bad, tell_machine, tell_states):
+    for part in (tell_total, tell_bad, tell_beside, tell_machine, tell_states):
         lines += part(book)
     lines += ["## By interpreter", ""] + list(tell_table("interpreter", sorted(book.pythons.items())))
     lines += ["## By action", ""] + list(tell_table("action", sorted(book.actions.items())))

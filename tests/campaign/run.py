@@ -27,6 +27,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.join(ROOT, "tests", "live"))
 
+import beside
 import harness
 import faults
 import lap
@@ -304,6 +305,7 @@ def parse():
     parser.add_argument("--jobs", type=int, default=0, help="laps at once; %d a CPU (one with --slice): most of a session is waiting" % JOBS_PER_CPU)
     parser.add_argument("--count", type=int, default=0, help="sessions of a long lap")
     parser.add_argument("--faults", action="store_true", help="the fault points instead of the states (make campaign-faults)")
+    parser.add_argument("--beside", action="store_true", help="only the pause, side by side with gdb's")
     parser.add_argument("--slice", action="store_true", help="each state once")
     parser.add_argument("-k", dest="pattern", default="", help="of the slice: only those whose name contains this")
     parser.add_argument("--report", action="store_true", help="only write the page")
@@ -349,7 +351,10 @@ def main():
     try:
         results.add(machine(binary))
         campaign = Campaign(options, binary, helpers, folder, results)
-        if options.faults:
+        if options.beside:
+            for row in beside.rows(binary, [i for i in interpreters if i.kind is None][-1]):
+                results.add(row)
+        elif options.faults:
             faults.run(campaign, interpreters)
         else:
             campaign.run(cells_of(chosen(options.only), interpreters))
