@@ -1,6 +1,7 @@
 """docs/benchmarks.md and its plots, from results.json. What a human has to say about
 the numbers is in notes.md, and of a missed goal in why.md; both are put in as they are."""
 import math
+import collections
 import os
 import re
 
@@ -315,8 +316,21 @@ def profile_of(results, python, load):
 
 def machine(results):
     m = results.get("machine") or {}
-    return "%s, %s cores, %s GiB, Linux %s, %s. Agent and launcher as of %s." % (
-        m.get("cpu"), m.get("cores"), m.get("memory_gib"), m.get("kernel"), m.get("libc"), results.get("commit"))
+    return "%s, %s cores, %s GiB, Linux %s, %s. Agent and launcher as of %s.%s" % (
+        m.get("cpu"), m.get("cores"), m.get("memory_gib"), m.get("kernel"), m.get("libc"), results.get("commit"), older(results))
+
+
+def older(results):
+    """Which rows were measured before: a part of the benchmarks may be run alone."""
+    found = collections.defaultdict(dict)
+    for section, rows in results.items():
+        rows = [r for r in rows if isinstance(r, dict) and "what" in r] if isinstance(rows, list) else []
+        for commit in {r.get("commit") for r in rows} - {results.get("commit"), None}:
+            mine = [r for r in rows if r.get("commit") == commit]
+            loads = sorted({str(r.get("goal") or r.get("load") or r["what"]) for r in mine})
+            found[commit][section] = "" if len(mine) == len(rows) else " (%s)" % ", ".join(loads)
+    return "".join(" Rows as of %s: %s." % (commit, "; ".join(name + which for name, which in sorted(sections.items())))
+                   for commit, sections in sorted(found.items()))
 
 
 def how(results):

@@ -118,7 +118,7 @@ class Run(object):
         rows = self.results.setdefault(name, [])
         old = [i for i, r in enumerate(rows) if r["what"] == row["what"]]
         rows[old[0] if old else len(rows):(old[0] + 1 if old else len(rows))] = [row]
-        self.results["commit"] = self.of or places.commit()
+        self.results["commit"] = row["commit"] = self.of or places.commit()
         with open(self.path + ".new", "w") as f:
             json.dump(self.results, f, indent=1)
         os.replace(self.path + ".new", self.path)
