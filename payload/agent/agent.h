@@ -349,6 +349,7 @@ void *mem_map(size_t len, bool populate);
 void mem_unmap(void *p);
 void *pool_alloc(size_t len); /* never freed singly; hooks only */
 void mem_release(void); /* everything */
+void mem_touch_image(void); /* before any hook is installed */
 void mem_name(void *p, size_t len, const char *name); /* for /proc/PID/maps, best effort */
 
 /* ---- governor.c ----------------------------------------------------------------- */

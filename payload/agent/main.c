@@ -221,8 +221,10 @@ static int wait_go(void)
 static int prepare_hooks(void)
 {
     struct mp_selftest t;
-    int err = meter_init();
+    int err;
 
+    mem_touch_image();
+    err = meter_init();
     if (err < 0)
         return fail_set(MP_FAIL_PROC, -err, "/proc/self/statm can't be opened", NULL);
     if (codes_init() || threads_init())

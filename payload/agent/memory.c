@@ -30,6 +30,23 @@ void mem_name(void *p, size_t len, const char *name)
     sys_name_mapping(p, len, name);
 }
 
+/* The linker's: where the image begins, where what is written to begins and all ends. */
+extern char __ehdr_start[] __attribute__((visibility("hidden")));
+extern char __bss_start[] __attribute__((visibility("hidden")));
+extern char _end[] __attribute__((visibility("hidden")));
+
+/* A hook's first use of a page of our code or data would be a page that the target's
+ * thread faulted in. */
+void mem_touch_image(void)
+{
+    volatile char *p = __ehdr_start;
+
+    for (; p < __bss_start; p += MP_PAGE)
+        (void)*p;
+    for (p = (char *)((uintptr_t)__bss_start & ~(uintptr_t)(MP_PAGE - 1)); p < _end; p += MP_PAGE)
+        *p = *p;
+}
+
 static void account(const struct sys_rusage *before, size_t pages)
 {
     struct sys_rusage now;

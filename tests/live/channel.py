@@ -107,7 +107,7 @@ def impostor(context):
     cli.as_nobody(context)
     path = context.file("impostor.ndjson")
     with harness.Target(context.python, "fib") as target:
-        with sessions.inject(context, target, "--json", "-o", path) as launcher:
+        with sessions.inject(context, target, "--json", "-o", path, "--max-overhead", "0") as launcher:
             launcher.wait_attached()
             found = pipes_of(target.pid)
             check(len(found) == 3, "two pipes of ours and the one that wakes the agent were expected: %s", procfs.links(target.pid))
