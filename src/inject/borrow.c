@@ -402,7 +402,8 @@ static int borrow_failed(const struct borrow *b, size_t seen, unsigned deadline_
     if (st.state == 'T') /* 't' may be our own doing: a thread that stopped at last */
         return mp_fail(f, MP_E_STOPPED, 0, "process %d is stopped by a signal", pid);
     if (seen == 0 || b->attempts == 0)
-        return mp_fail(f, MP_E_NO_THREAD, 0, "no thread of process %d could be stopped within %u ms", pid, deadline_ms);
+        return mp_fail(f, MP_E_NO_THREAD, 0, "no thread of process %d could be stopped within %u ms; its first one is in state %c (proc(5))", pid,
+                       deadline_ms, st.state);
     if (b->stuck_count || b->last.verdict == SAFEPOINT_OK)
         return mp_fail(f, MP_E_NO_THREAD, 0, "thread %d of process %d did not stop within %u ms", (int)b->last_tid, pid,
                        deadline_ms);

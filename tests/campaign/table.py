@@ -133,7 +133,7 @@ STATES += [
     State("malloc_1", "malloc"), State("malloc_2", "malloc"), State("malloc_16", "malloc"),
     State("malloc_1_one_arena", "malloc", "malloc_1", codes=(0, 8), env={"MALLOC_ARENA_MAX": "1"}, options=("--timeout", "1s")),
     State("malloc_2_one_arena", "malloc", "malloc_2", env={"MALLOC_ARENA_MAX": "1"}),
-    State("idle_one_arena", "malloc", "select", env={"MALLOC_ARENA_MAX": "1"}),
+    State("idle_one_arena", "malloc", "select", codes=(0, 8), env={"MALLOC_ARENA_MAX": "1"}),
     State("jemalloc_1", "malloc", "malloc_1", env=preloaded("libjemalloc.so.2")),
     State("jemalloc_2", "malloc", "malloc_2", env=preloaded("libjemalloc.so.2")),
     State("tcmalloc_1", "malloc", "malloc_1", env=preloaded("libtcmalloc_minimal.so.4")),
