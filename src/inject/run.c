@@ -127,7 +127,7 @@ static int run_clone(struct run *r)
 /* --- seccomp ------------------------------------------------------------------------ *
  * The filter is suspended on threads that we trace; worker and agent run under it.
  * A filter may kill, so what they need is looked up in it. An errno is enough where
- * there is another way (clone3, rseq) or little is lost. */
+ * there is another way (clone3, rseq), little is lost, or the filter is suspended. */
 
 static const struct seccomp_call run_calls[] = {
     {SYS_read, "read", false},           {SYS_close, "close", false},
@@ -149,6 +149,9 @@ static const struct seccomp_call run_calls[] = {
     {SYS_write, "write", false},         {SYS_fcntl, "fcntl", false},
     {SYS_pipe2, "pipe2", true},          {SYS_prlimit64, "prlimit64", true},
     {SYS_process_vm_readv, "process_vm_readv", true},
+    /* Made while the filter is suspended. When we die in between it is back: an errno then ends
+     * the injection, but a filter that kills would take the target. */
+    {SYS_memfd_create, "memfd_create", true}, {SYS_socketpair, "socketpair", true},
 };
 
 static int run_check_seccomp(struct run *r)

@@ -157,7 +157,7 @@ STATES += [
     State("limit_nofile", "limits", codes=(8,), only=REFUSED),
     State("cgroup_memory", "limits", "mixed", prefix=in_cgroup, after=little_memory),
 
-    State("seccomp_service", "permissions"), State("seccomp_strict", "permissions"), State("seccomp_kill_memfd", "permissions", codes=(0, 5)),
+    State("seccomp_service", "permissions"), State("seccomp_strict", "permissions"), State("seccomp_kill_memfd", "permissions", codes=(5,), only=REFUSED),
     State("seccomp_no_open", "permissions", codes=(5,), only=REFUSED),
     State("dumpable_0", "permissions"), State("setuid_worker", "permissions"),
 
