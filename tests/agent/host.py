@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -53,11 +54,19 @@ def address(name):
 
 
 def tid_offset():
-    """Offset of `tid` in struct pthread, found by its value."""
-    tcb = ctypes.c_uint64.from_address(libc_pthread_self()).value
-    tid = os.getpid()
-    words = (u32 * 1024).from_address(tcb)
-    return next(i * 4 for i in range(64, 1024) if words[i] == tid)
+    """Offset of `tid` in struct pthread, found by its value, in two threads: a small number may stand elsewhere too."""
+    found = []
+
+    def look():
+        words = (u32 * 1024).from_address(ctypes.c_uint64.from_address(libc_pthread_self()).value)
+        tid = libc.syscall(186)  # gettid
+        found.append({i * 4 for i in range(64, 576) if words[i] == tid})
+
+    look()
+    other = threading.Thread(target=look)
+    other.start()
+    other.join()
+    return min(found[0] & found[1])
 
 
 def libc_pthread_self():
