@@ -42,7 +42,7 @@ GROWING = (
     Row("multiprocessing", slack=1024, lone=False, still=False),
     Row("spawn", slack=1024, lone=False, still=False),
     Row("c_extensions", lone=False, still=False),
-    Row("traced", slack=4),  # its tracer allocates too
+    Row("traced", slack=4),  # 3.9: two pages of the interpreter's own fall into the first call
     Row("profiled"),
     Row("covered", slack=16, lone=False, still=False),  # coverage's tracer notes the lines in memory of its own
     Row("sigalrm"),
@@ -81,7 +81,7 @@ def check_stream(context, row, target, stream):
     check(len(leaks) == CALLS, "%d records of leak_pages, %d were expected; end: %s", len(leaks), CALLS, stream.end)
     check_own(row, leaks)
     if row.lone:
-        check_rss(leaks, abs(stream.meta["selftest"]["statm_error_pages"]))
+        check_rss(leaks, abs(stream.meta["selftest"]["statm_error_pages"]), row.slack)
     check_rank(row, stream)
 
 
@@ -96,11 +96,12 @@ def check_own(row, leaks):
     check(exact >= EXACT * len(leaks), "own is exact in %d of %d calls only", exact, len(leaks))
 
 
-def check_rss(leaks, error):
-    """Exact to what the kernel's counters allow (`error` pages), but for pages of files
-    that the kernel takes back meanwhile when memory is short."""
+def check_rss(leaks, error, more):
+    """Exact to what the kernel's counters allow (`error` pages) and to what the interpreter
+    may take for itself (`more`), but for pages of files that the kernel takes back meanwhile
+    when memory is short."""
     off = [record["rss_delta_bytes"] - PAGES * PAGE for record in leaks]
-    slack = (1 + error) * PAGE
+    slack = (more + error) * PAGE
     check(max(off) <= slack, "rss is above the truth by %d bytes", max(off))
     exact = sum(abs(bytes_off) <= slack for bytes_off in off)
     check(exact >= EXACT * len(off), "rss is exact in %d of %d calls only: %s", exact, len(off), off)
