@@ -272,10 +272,11 @@ signal masks. It is *harmed* when it died, computed another value, lost a signal
 EINTR, no longer answers, or has something of ours in it at the end. A session *failed*
 when it ended with an exit code that its state does not allow, or changed what it refused.
 
-A session is one of: inject and detach after 30 ms; the same with `--lines`; SIGKILL of the
+A session is one of: inject and detach after 5 to 30 ms; the same with `--lines`; SIGKILL of the
 launcher at a random moment; `detach` from elsewhere; two launchers at once. The pause is
-the launcher's own figure. The machine is busy meanwhile: as many targets as it has CPUs,
-each with its launcher."""
+the launcher's own figure. The machine has far too much to do meanwhile, five targets for each
+CPU, each with its launcher: pauses and times to HOOKED below are those of a machine in trouble.
+What a calm one shows stands under "Beside gdb"."""
 
 
 def write(results, output):
