@@ -2,6 +2,7 @@
 import collections
 import json
 import os
+import re
 
 import report_kernels
 import table
@@ -100,6 +101,11 @@ class Book:
             self.bad.append(row)
 
 
+def scrub(text):
+    """On one line, with no path of this machine."""
+    return re.sub(r"/(?:[\w.+-]+/)+", ".../", " ".join(text.split()))
+
+
 def line(*cells):
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
@@ -161,7 +167,7 @@ def tell_machine(book):
     for run in book.runs:
         text = "%s, commit %s%s; %d CPUs (%s), %.0f GiB; Linux %s, %s; %s" % (
             run["version"], run["commit"], " with changes" if run["changed"] else "", run["cpus"], run["cpu"],
-            run["memory_kb"] / 1048576.0, run["kernel"], run["libc"], run["date"])
+            run["memory_kb"] / 1048576.0, run["kernel"].split("-")[0], run["libc"], run["date"])
         if text not in seen:
             seen.append(text)
             yield "- " + text
@@ -210,7 +216,7 @@ def tell_skips(book):
     never = [s for s in table.STATES if s.name not in tried]
     whys = collections.defaultdict(set)
     for (state, python), why in book.skips.items():
-        whys[state, " ".join(why.split())[:160]].add(python)
+        whys[state, scrub(why)[:160]].add(python)
     if not whys and not never:
         return
     yield "## Skipped"
@@ -252,7 +258,7 @@ def tell_bad(book):
     yield ""
     for row in book.bad[:TOLD]:
         text = row.get("failure") or "; ".join(row["harms"])
-        yield "- %s on %s, %s: `%s`" % (row["state"], row["python"], row.get("action", "**harmed**"), " ".join(text.split())[:400].replace("`", "'"))
+        yield "- %s on %s, %s: `%s`" % (row["state"], row["python"], row.get("action", "**harmed**"), scrub(text)[:400].replace("`", "'"))
     yield ""
 
 
