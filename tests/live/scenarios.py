@@ -60,7 +60,7 @@ def growing(context, row):
     path = context.file("%s.ndjson" % row.state)
     with harness.Target(context.python, row.state) as target:
         with harness.Launcher(context.binary, "inject", "-p", target.pid, "-d", "60s", "--json", "-o", path,
-                              "--max-overhead", "0", *row.options) as launcher:
+                              "--timeout", "25s", "--max-overhead", "0", *row.options) as launcher:
             launcher.wait_attached()
             target.work(STEPS)
             target.grow(CALLS, PAGES)
