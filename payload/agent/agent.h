@@ -184,8 +184,8 @@ _Static_assert(sizeof(struct thread) + MEM_HEADER <= TOUCH_WORDS * 64 * 4096, "`
 int threads_init(void);
 struct thread *thread_find(int32_t tid); /* slow path of thread_current; NULL: no room */
 /* The lowest address and the size of the calling thread's stack as its libc, or the
- * limit of the main thread's, has it; false: not known. tid: the caller's. */
-bool thread_stack(int32_t tid, uintptr_t *ret_lo, size_t *ret_size);
+ * limit of the main thread's, has it; false: not known. */
+bool thread_stack(uintptr_t *ret_lo, size_t *ret_size);
 void threads_reap(void);  /* agent: flags threads whose tid is gone */
 void threads_names(void); /* GIL: better names from threading */
 /* Accounts for the first write to a page of the thread's mapping. */

@@ -179,7 +179,7 @@ static void measure_stack(struct thread *th)
 {
     uintptr_t lo, sp = (uintptr_t)__builtin_frame_address(0);
     size_t size;
-    bool known = thread_stack(th->tid, &lo, &size);
+    bool known = thread_stack(&lo, &size);
     size_t n = known ? size / TRACKED_SHARE / TRACKED_BYTES : 2;
 
     th->tracked_max = n < 1 ? 1 : n > MP_DEPTH_MAX ? MP_DEPTH_MAX : (uint16_t)n;
@@ -193,7 +193,7 @@ static bool stack_low(uintptr_t sp)
     uintptr_t lo;
     size_t size;
 
-    return g.minor == 11 && thread_stack(tid_now(), &lo, &size) && sp < lo + size / 2;
+    return g.minor == 11 && thread_stack(&lo, &size) && sp < lo + size / 2;
 }
 
 /* ---- rests (3.11) -------------------------------------------------------------------- */

@@ -44,7 +44,7 @@ void mem_touch_image(void)
     for (; p < __bss_start; p += MP_PAGE)
         (void)*p;
     for (p = (char *)((uintptr_t)__bss_start & ~(uintptr_t)(MP_PAGE - 1)); p < _end; p += MP_PAGE)
-        *p = *p;
+        __atomic_fetch_or(p, 0, __ATOMIC_RELAXED); /* the launcher may write there, too */
 }
 
 static void account(const struct sys_rusage *before, size_t pages)

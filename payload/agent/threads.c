@@ -46,7 +46,7 @@ static uint32_t find_stack_words(void)
     return 0;
 }
 
-bool thread_stack(int32_t tid, uintptr_t *ret_lo, size_t *ret_size)
+bool thread_stack(uintptr_t *ret_lo, size_t *ret_size)
 {
     uintptr_t sp = (uintptr_t)__builtin_frame_address(0), lo, size;
     uint64_t rlim[2];
@@ -55,7 +55,7 @@ bool thread_stack(int32_t tid, uintptr_t *ret_lo, size_t *ret_size)
         return false;
     lo = FIELD(const uintptr_t, tcb_now(), g.stack_offset);
     size = FIELD(const uintptr_t, tcb_now(), g.stack_offset + 8);
-    if (tid == g.pid) { /* the kernel's: it grows down to the limit, from not far above */
+    if (tid_now() == g.pid) { /* the kernel's: it grows down to the limit, from not far above */
         if (sys4(__NR_prlimit64, 0, RLIMIT_STACK, 0, (long)rlim) < 0)
             return false;
         size = rlim[0] < MAIN_STACK_MAX ? rlim[0] : MAIN_STACK_MAX;

@@ -278,6 +278,11 @@ static struct piece *piece_take(struct piece *p, struct jline *j, size_t from, u
     return p->text ? p : NULL;
 }
 
+static bool piece_right(const struct piece *p, uint32_t id, uint64_t named)
+{
+    return p->text && p->id == id && p->named == named;
+}
+
 static const struct piece *thread_piece(struct ndjson *n, const struct model *m, uint32_t id)
 {
     const struct model_thread *t = model_thread(m, id);
@@ -286,7 +291,7 @@ static const struct piece *thread_piece(struct ndjson *n, const struct model *m,
     struct jline j;
     size_t from;
 
-    if (p->text && p->id == id && p->named == named)
+    if (piece_right(p, id, named))
         return p;
     jline_begin(&j, "call");
     from = j.len;
@@ -302,7 +307,7 @@ static const struct piece *code_piece(struct ndjson *n, const struct model *m, u
     struct jline j;
     size_t from;
 
-    if (p->text && p->id == id && p->named == named)
+    if (piece_right(p, id, named))
         return p;
     jline_begin(&j, "call");
     from = j.len;
