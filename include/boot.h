@@ -29,7 +29,7 @@
 #include "pysyms.h"
 
 /* Raised with every change of this header, wire.h or control.h. */
-#define MP_ABI 5u
+#define MP_ABI 6u
 
 /* Where the region is asked for: at this offset in 256 MiB. A launcher killed between
  * the kernel's mmap and its own next step leaves a region without a mark in it;
@@ -152,6 +152,7 @@ struct mp_boot {
     uint32_t py_version; /* 0x030b0700 form: major, minor, micro, 0 */
     uint32_t py_flags;   /* MP_PYF_* */
     uint64_t py_sym[MP_PY_SYM_COUNT]; /* by enum mp_py_sym: address in the target, 0 if absent */
+    uint64_t switch_interval; /* where the GIL's switch interval is, an unsigned long in us; 0: not known */
 
     int32_t launcher_pid; /* in the target's pid namespace, 0 when not visible there */
     uint32_t channel;     /* enum mp_channel, chosen by the launcher */

@@ -2,8 +2,8 @@
  * segment, for processes that hold no end of its socket. `status` and `detach`
  * find the mapping of MP_AGENT_NAME in /proc/PID/maps, find MP_CONTROL_MAGIC at
  * a multiple of 64 bytes in its writable part, and read the block with
- * process_vm_readv. The words that others may write are detach_request and
- * detach_ack. */
+ * process_vm_readv. The words that others may write are detach_request,
+ * detach_ack and interval_was. */
 #ifndef MP_CONTROL_H
 #define MP_CONTROL_H
 
@@ -18,6 +18,8 @@
 #define MP_AGENT_NAME "mempulse-agent" /* memfd name: "/memfd:mempulse-agent (deleted)" in maps */
 #define MP_ANON_NAME "mempulse"        /* PR_SET_VMA_ANON_NAME of our anonymous mappings (5.17+) */
 #define MP_THUNK_NAME "mempulse-thunk"
+
+#define MP_HURRY_US 100u /* the switch interval (CPython's default: 5000 us) while the agent is helped to the GIL */
 
 #define MP_CONTROL_MAGIC 0x4c52544e4f43504dull /* "MPCONTRL" */
 
@@ -52,6 +54,11 @@ struct mp_control {
     uint32_t residue;     /* MP_RESIDUE_* */
     volatile uint32_t state;          /* enum mp_state */
     volatile uint32_t detach_request; /* non-zero: leave now. Written by `detach` */
+    volatile uint64_t gil_since_ns; /* since when the agent waits for the GIL, or has had it, CLOCK_MONOTONIC; 0: neither */
+    /* A launcher that had the GIL asked for sooner (src/inject/hurry.c) puts here what the switch
+     * interval was, in us, before it writes MP_HURRY_US there. Whoever is first takes it back: the
+     * agent once it has the GIL, or that launcher a moment later. 0: nothing is to be taken back. */
+    volatile uint64_t interval_was;
     uint64_t start_realtime_ns; /* CLOCK_REALTIME when hooked */
     volatile uint64_t heartbeat_ns; /* CLOCK_MONOTONIC, at least every 250 ms while the agent lives */
     volatile uint64_t records; /* put into rings since start */

@@ -149,12 +149,14 @@ static int live_thread(struct live *l, struct mp_options *agent, struct mp_failu
 static int live_find_settled(struct live *l, uint64_t deadline_ns, struct inject_agent *ret, struct mp_failure *f)
 {
     struct pollfd wake = {l->sig_fd, POLLIN, 0};
+    uint64_t hurry_ns = 0;
 
     for (;;) {
         int n = inject_find_agent(l->o->pid, ret, f);
 
         if (n <= 0 || !ret->alive || ret->control.state == MP_STATE_HOOKED || ret->control.state >= MP_STATE_GONE)
             return n;
+        (void)inject_hurry(l->o->pid, ret, &hurry_ns);
         if (poll(&wake, 1, SETTLE_STEP_MS) > 0 || clock_mono_ns() >= deadline_ns)
             return mp_fail(f, MP_E_BUSY_MEMPULSE, 0, "an agent of another mempulse (launcher %d) is %s process %d",
                            ret->control.launcher_pid, ret->control.state == MP_STATE_UNHOOKING ? "leaving" : "entering",
@@ -358,6 +360,8 @@ static bool live_pump(struct live *l, uint64_t until_ns, struct mp_failure *f)
                 live_stop(l, "stdout_closed", 0);
         } else if (n == SESSION_EOF) {
             return true;
+        } else if (n == SESSION_NONE) {
+            session_hurry(&l->s);
         } else if (n < 0) {
             live_stop(l, "protocol_error", f->code);
             return false;

@@ -45,7 +45,7 @@ static void pause_step(void)
 
 int residue_detach(const struct talk *t, pid_t pid, struct inject_agent *a, uint64_t timeout_ns, struct mp_failure *f)
 {
-    uint64_t deadline = clock_mono_ns() + timeout_ns;
+    uint64_t deadline = clock_mono_ns() + timeout_ns, hurry_ns = 0;
     int n = inject_request_detach(pid, a, f);
     bool said = false;
 
@@ -73,7 +73,8 @@ int residue_detach(const struct talk *t, pid_t pid, struct inject_agent *a, uint
             cmd_say(t, "the hooks are inert; the agent waits for the interpreter lock (GIL)");
             said = true;
         }
-        pause_step();
+        if (!inject_hurry(pid, &now, &hurry_ns))
+            pause_step();
     }
 }
 

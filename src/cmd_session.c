@@ -16,6 +16,9 @@
 
 /* dlopen may have to wait for the target's own imports; nothing of the target waits for us meanwhile. */
 #define HELLO_WAIT_NS 5000000000ull
+#define HURRY_LOOK_NS 1000000000ull
+#define SILENCE_NS 100000000u /* in the handshake: then the agent waits for the GIL */
+#define SAY_NS 500000000u     /* and this long, that the user is told */
 #define LEAVE_WAIT_MS 1500u
 #define LOOK_MS 200
 #define END_WAIT_MS 500   /* for a process that closed its end to be seen as ended */
@@ -344,16 +347,31 @@ static int session_handshake_event(struct session *s, const struct mp_options *o
     }
 }
 
+void session_hurry(struct session *s)
+{
+    struct mp_failure ignored = {0};
+    uint64_t now = clock_mono_ns();
+
+    if (now < s->hurry_ns)
+        return;
+    if (!s->agent.control_addr && inject_find_agent(s->pid, &s->agent, &ignored) <= 0) {
+        s->hurry_ns = now + HURRY_LOOK_NS;
+        return;
+    }
+    (void)inject_hurry(s->pid, &s->agent, &s->hurry_ns);
+}
+
 static int session_handshake(struct session *s, const struct mp_options *o, uint64_t deadline_ns, int wake_fd,
                              const struct talk *t, struct mp_failure *f)
 {
     uint64_t hello_deadline = clock_mono_ns() + HELLO_WAIT_NS;
+    uint64_t say_ns = 0;
     bool said = false;
     int err = 0;
 
     while (!err) {
         struct stream_event ev;
-        uint64_t soon = clock_mono_ns() + 500000000u;
+        uint64_t soon = clock_mono_ns() + SILENCE_NS;
         uint64_t limit = s->hello.abi ? deadline_ns : hello_deadline;
 
         switch (session_next(s, soon < limit ? soon : limit, wake_fd, -1, &ev, f)) {
@@ -364,9 +382,14 @@ static int session_handshake(struct session *s, const struct mp_options *o, uint
                 break;
             __attribute__((fallthrough)); /* an agent that talks on and on is late like a silent one */
         case SESSION_NONE:
-            if (s->hello.abi && !said)
+            if (s->hello.abi && !say_ns)
+                say_ns = clock_mono_ns() + SAY_NS - SILENCE_NS;
+            if (say_ns && !said && clock_mono_ns() >= say_ns) {
                 cmd_say(t, "waiting for the target's interpreter lock (GIL)");
-            said = said || s->hello.abi;
+                said = true;
+            }
+            if (s->hello.abi)
+                session_hurry(s);
             if (clock_mono_ns() < limit)
                 break;
             if (!s->hello.abi)

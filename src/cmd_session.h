@@ -24,6 +24,8 @@ struct session {
     bool image_known;
     uint8_t image[16];  /* proc_image_id, before the injection */
     uint64_t hooked_ns; /* CLOCK_MONOTONIC at HOOKED */
+    struct inject_agent agent; /* as session_hurry found it; control_addr 0 before */
+    uint64_t hurry_ns;         /* CLOCK_MONOTONIC: no more of it before then */
 };
 
 /* How a wait for the agent ended. */
@@ -33,6 +35,10 @@ enum session_wait {
     SESSION_WAKE,  /* wake_fd is readable */
     SESSION_EOF    /* the agent's end is closed */
 };
+
+/* To be called when the agent has been silent for a while: if it waits for the GIL, helps it
+ * there (inject_hurry), for which the launcher waits up to 30 ms. */
+void session_hurry(struct session *s);
 
 /* Plans: what is known before the target is touched. On failure nothing is held. */
 int session_plan(struct session *s, pid_t pid, FILE *log, struct mp_failure *f) MP_MUST_CHECK;

@@ -120,6 +120,7 @@ static void update_control(void)
 
     for (uint32_t i = 0; i < n; i++)
         lost += g.thread[i]->lost;
+    py_interval_back(); /* a launcher may have come just after the wait was over, and have died */
     c->heartbeat_ns = clock_ns(CLOCK_MONOTONIC);
     c->records = g.records;
     c->lost = lost;
@@ -427,6 +428,7 @@ static int leave(bool python_done)
     /* A cure has no object of its own: what is held is another agent's. */
     int stays = !python_done || (mp_control_block.residue & MP_RESIDUE_HELD && !(g.opt.flags & MP_OPT_CURE));
 
+    py_interval_back();
     mp_control_block.slots_after = g.slots_after;
     if (!mp_control_block.residue && python_done)
         mp_control_block.state = MP_STATE_GONE;

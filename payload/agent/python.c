@@ -17,15 +17,32 @@ bool py_initialized(void)
     return PY(Py_IsInitialized, int (*)(void))();
 }
 
+void py_interval_back(void)
+{
+    uint64_t *interval = (uint64_t *)(uintptr_t)g.boot->switch_interval, mine = MP_HURRY_US;
+    uint64_t was = __atomic_exchange_n(&mp_control_block.interval_was, 0, __ATOMIC_ACQ_REL);
+
+    if (was && interval) /* unless the target has set another meanwhile */
+        __atomic_compare_exchange_n(interval, &mine, was, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+
 int py_ensure(void)
 {
+    int state;
+
     g.ensuring = 1;
-    return PY(PyGILState_Ensure, int (*)(void))();
+    mp_control_block.gil_since_ns = clock_ns(CLOCK_MONOTONIC);
+    state = PY(PyGILState_Ensure, int (*)(void))();
+    mp_control_block.gil_since_ns = clock_ns(CLOCK_MONOTONIC); /* Python code that we call may lose it again */
+    py_interval_back();
+    return state;
 }
 
 void py_release(int state)
 {
     PY(PyGILState_Release, void (*)(int))(state);
+    mp_control_block.gil_since_ns = 0;
+    py_interval_back();
     g.ensuring = 0;
 }
 

@@ -68,6 +68,7 @@ bool py_finalizing(void); /* no GIL needed */
 bool py_initialized(void); /* no GIL needed */
 int py_ensure(void);      /* PyGILState_Ensure; the thread may end inside when the interpreter finalizes */
 void py_release(int state);
+void py_interval_back(void); /* takes back what a launcher did to the switch interval for us; no GIL needed */
 void *py_main_interp(void);
 void *py_tstate(void); /* the calling thread's, with the GIL held */
 PyObj *py_module(const char *name); /* borrowed, from sys.modules; NULL if not there, no exception left */

@@ -80,6 +80,15 @@ bool inject_session_gone(pid_t pid, uint64_t region_base, int32_t agent_tid);
 /* Asks the agent to leave through its control block. 0 or negative enum mp_err. */
 int inject_request_detach(pid_t pid, const struct inject_agent *a, struct mp_failure *f) MP_MUST_CHECK;
 
+/* Helps an agent to the GIL that waits for it for long (50 ms), or has lost it again. A waiter asks for
+ * the GIL only after a switch interval in which nobody gave it away; where it is given
+ * away often and for microseconds, the waiter loses each race, and never asks. So the
+ * interval is brought down for at most 30 ms, during which this call waits. Who brings
+ * it back: struct mp_control. Does nothing where the interval's place is not known.
+ * True when the interval was brought down. *next_ns (0 at first): not again before then,
+ * a second later where it was in vain. */
+bool inject_hurry(pid_t pid, const struct inject_agent *a, uint64_t *next_ns);
+
 /* Tells an agent in state GONE or RESIDUE that its account has been read. 0, also when
  * it has left meanwhile; -MP_E_EPERM when the target's memory can't be written. */
 int inject_ack_detach(pid_t pid, const struct inject_agent *a) MP_MUST_CHECK;

@@ -158,6 +158,7 @@ static int fill_python(struct making *g, struct mp_failure *f)
     p->boot.py_version = g->python.version;
     p->boot.py_flags = g->python.is_static ? MP_PYF_STATIC : 0;
     memcpy(p->boot.py_sym, g->py_sym, sizeof(g->py_sym));
+    p->boot.switch_interval = python_switch_interval(&g->view, &g->python);
     p->retries_count = python_wait_ranges(&g->view, &g->python, p->retries, PLAN_RETRIES_MAX);
     return 0;
 }

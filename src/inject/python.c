@@ -295,6 +295,67 @@ enum mp_py_sym python_resolve(struct view *v, const struct python_id *id, uint64
     return missing;
 }
 
+/* --- the switch interval ----------------------------------------------------- */
+
+#define INTERVAL_MAX_US 100000000u
+
+/* From 3.12 on each interpreter has a GIL, the main one its own, inside of itself:
+ * offsets of PyInterpreterState.ceval.gil and the size of what it must point into
+ * (Include/internal/pycore_interp.h; the size is that of the least patch release). */
+static const struct interval_row {
+    unsigned char minor;
+    uint16_t gil;
+    uint32_t size;
+} interval_rows[] = {
+    {12, 384, 383552},
+    {13, 16, 194968},
+};
+
+/* struct _gil_runtime_state (Include/internal/pycore_gil.h) without debug or free threading. */
+struct interval_gil {
+    uint64_t interval;
+    uint64_t last_holder; /* PyThreadState * */
+    int32_t locked;       /* -1 before there is one */
+};
+
+static raddr_t interval_of_interp(struct view *v, struct elf *e, unsigned minor)
+{
+    raddr_t fn = elf_addr(e, "PyInterpreterState_Main"), at;
+    const struct interval_row *row = NULL;
+    struct disasm_value interp;
+    struct interval_gil gil;
+    size_t i;
+    for (i = 0; i < sizeof(interval_rows) / sizeof(interval_rows[0]); i++)
+        if (interval_rows[i].minor == minor)
+            row = &interval_rows[i];
+    if (!row || !fn || disasm_eval(v->disasm, fn, &interp) < 0 || interp.tp_relative ||
+        mem_read(v->pid, interp.value + row->gil, &at, sizeof(at)) < 0 || at - interp.value >= row->size ||
+        mem_read(v->pid, at, &gil, sizeof(gil)) < 0 || gil.last_holder % sizeof(void *) || !gil.last_holder ||
+        (gil.locked != 0 && gil.locked != 1))
+        return 0;
+    return at;
+}
+
+/* Up to 3.11 it is a variable, and _PyEval_GetSwitchInterval loads it and returns. */
+static raddr_t interval_of_process(struct view *v, struct elf *e)
+{
+    raddr_t fn = elf_addr(e, "_PyEval_GetSwitchInterval");
+    struct disasm_value r;
+    if (!fn || disasm_eval(v->disasm, fn, &r) < 0 || r.tp_relative)
+        return 0;
+    return r.loaded_from;
+}
+
+raddr_t python_switch_interval(struct view *v, const struct python_id *id)
+{
+    unsigned minor = id->version >> 16 & 0xff;
+    raddr_t at = minor < 12 ? interval_of_process(v, id->module->elf) : interval_of_interp(v, id->module->elf, minor);
+    uint64_t us;
+    if (!at || at % sizeof(us) || mem_read(v->pid, at, &us, sizeof(us)) < 0 || us < 1 || us > INTERVAL_MAX_US)
+        return 0;
+    return at;
+}
+
 /* --- where it waits --------------------------------------------------------- */
 
 static unsigned add_text(struct view *v, struct view_module *m, const char *what, struct plan_range *ret, unsigned n,

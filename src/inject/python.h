@@ -38,6 +38,11 @@ const char *python_sym_name(enum mp_py_sym sym);
  * one that this version must have and lacks, or MP_PY_SYM_COUNT. */
 enum mp_py_sym python_resolve(struct view *v, const struct python_id *id, uint64_t addr[MP_PY_SYM_COUNT]);
 
+/* Where the switch interval of the main interpreter's GIL is: an unsigned long in us that
+ * sys.setswitchinterval() sets and a thread that waits for the GIL reads each time round
+ * (take_gil in Python/ceval_gil.c). 0 where that is not certain. */
+raddr_t python_switch_interval(struct view *v, const struct python_id *id);
+
 /* The code in which CPython waits with a timeout: its own, and the select module's.
  * Fills at most max ranges; returns how many. */
 unsigned python_wait_ranges(struct view *v, const struct python_id *id, struct plan_range *ret, unsigned max);

@@ -41,7 +41,7 @@ class Boot(ctypes.Structure):
         ("launcher_fd", i32), ("agent_fd", i32), ("memfd", i32), ("agent_out", i32),
         ("fns", u64 * 16), ("dlopen_flags", u32), ("tid_offset", u32), ("raw_tcb", u64), ("exit_gadget", u64),
         ("agent_entry_off", u64), ("agent_base", u64), ("py_version", u32), ("py_flags", u32),
-        ("py_sym", u64 * len(NAMES)), ("launcher_pid", i32), ("channel", ctypes.c_uint32),
+        ("py_sym", u64 * len(NAMES)), ("switch_interval", u64), ("launcher_pid", i32), ("channel", ctypes.c_uint32),
         ("owner_pid", i32), ("reserved", u32), ("agent_handle", u64), ("armed", u64), ("callback", u64 * 7),
         ("held", u64 * 3 * 7)]
 
@@ -83,7 +83,7 @@ def never_freed(size):
 class Agent:
     def __init__(self, path, fd):
         self.lib = ctypes.CDLL(path, mode=os.RTLD_NOW)
-        self.boot = b = Boot.from_address(never_freed(ctypes.sizeof(Boot)))
+        self.boot = b = Boot.from_address(never_freed(ctypes.sizeof(Boot) + 8))  # and a word for a scenario
         b.magic, b.abi, b.size = 0x3130544f4f42504d, abi(), ctypes.sizeof(Boot)
         b.agent_fd, b.launcher_fd, b.memfd = fd, -1, -1
         b.fns[15] = ctypes.cast(libc.clock_gettime, ctypes.c_void_p).value
@@ -101,6 +101,9 @@ class Agent:
 
     def control(self, offset):
         return u32.from_address(ctypes.addressof(ctypes.c_char.in_dll(self.lib, "mp_control_block")) + offset)
+
+    def interval_was(self):
+        return u64.from_address(ctypes.addressof(self.control(88)))
 
     def state(self):
         return self.control(72).value

@@ -387,6 +387,13 @@ def request(run):
 
 
 @test()
+def hurried(run):
+    """What a launcher that died left in the switch interval is taken back; what the target set is not."""
+    assert run.first["result"] == [5000, 777], run.first["result"]
+    run.clean()
+
+
+@test()
 def exits(run):
     assert run.status == 3, (run.status, run.stderr[-300:])
     assert run.session.bye is None or run.session.bye.reason == 5, run.session.bye

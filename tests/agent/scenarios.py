@@ -578,6 +578,26 @@ def request(agent, before):
         time.sleep(0.005)
 
 
+def hurried_before(agent):
+    """A word in the place of the switch interval."""
+    word = ctypes.c_uint64.from_address(ctypes.addressof(agent.boot) + ctypes.sizeof(agent.boot))
+    agent.boot.switch_interval = ctypes.addressof(word)
+    return word
+
+
+def hurried(agent, before):
+    import time
+    seen = []
+    for left in (100, 777):  # MP_HURRY_US: the launcher's, then what the target has set meanwhile
+        before.value = left
+        agent.interval_was().value = 5000
+        end = time.time() + 5
+        while agent.interval_was().value and time.time() < end:
+            time.sleep(0.005)
+        seen.append(before.value)
+    return seen
+
+
 def exits(agent, before):
     t = threading.Thread(target=spin, daemon=True)
     t.start()

@@ -194,6 +194,23 @@ def long_turns(context):
         check(not left, "left:\n%s", "\n".join(left))
 
 
+def brief_release(context):
+    """A target that gives the GIL away every millisecond for a microsecond: CPython's waiter
+    neither wins it nor asks for it. The launcher has it asked for."""
+    with harness.Target(context.python, "brief_release") as target:
+        for _ in range(4):
+            harness.run(context.binary, "inject", "-p", target.pid, "-d", "50ms", "--timeout", "4s", "-o", os.devnull).expect(0)
+        with inject(context, target, "-o", os.devnull) as launcher:
+            launcher.wait_attached()
+            harness.run(context.binary, "detach", "-p", target.pid, "--timeout", "4s").expect(0)
+            launcher.result().expect(0)
+        differences = procfs.compare(target.before, target.pause())
+        check(not differences, "left:\n%s", "\n".join(differences))
+        target.resume()
+        interval = target.ask("interval")["interval"]
+        check(interval == 0.005, "the switch interval is %s s now", interval)
+
+
 def listed_threads(context):
     """A preloaded malloc that keeps every thread on a list: none of ours is on it afterwards."""
     library = context.file("listed.so")
@@ -209,6 +226,7 @@ def listed_threads(context):
 TESTS = (
     ("malloc with a list of threads", listed_threads),
     ("the GIL is held for long", long_turns),
+    ("the GIL is given away briefly", brief_release),
     ("os.fork() will warn", fork_note),
     ("cost of little work", little_work),
     ("waiting target, exactly as before", waiting_target),

@@ -130,6 +130,26 @@ class LongTurns(work.State):
             sink_to_limit(self.limit, deep)
 
 
+class BriefRelease(work.State):
+    """Holds the GIL for a millisecond at a time, and gives it away for as long as a system
+    call that does nothing takes: less than it takes to wake who waits for it."""
+
+    def step(self, i):
+        total = 0
+        for _ in range(20):
+            end = time.perf_counter() + 0.001
+            while time.perf_counter() < end:
+                total += fib(6)
+            total += work.libc.getppid()
+        return checksum((i % work.PERIOD, total > 0))
+
+    def command(self, words, control):
+        if words[0] != "interval":
+            return False
+        control.tell(interval=sys.getswitchinterval())
+        return True
+
+
 class Flood(work.State):
     """A thread that does nothing but call, straight from its main loop: whatever depth
     is traced, calls are many. It rests while the target is paused."""
@@ -315,7 +335,7 @@ class Covered(work.State):
 
 
 STATES = {
-    "stacks": Stacks, "long_turns": LongTurns, "culprit": Culprit,
+    "stacks": Stacks, "long_turns": LongTurns, "brief_release": BriefRelease, "culprit": Culprit,
     "fib": Fib, "alloc": Alloc, "threads": Threads, "recursion": Recursion, "c_extensions": CExtensions,
     "traced": Traced, "profiled": Profiled, "covered": Covered, "flood": Flood,
 }

@@ -1,0 +1,77 @@
+/* Helping the agent to the GIL (inject.h). Writes two words of the target, its control
+ * block's and the interpreter's, while the target runs. */
+#include <poll.h>
+#include <stddef.h>
+
+#include "base/clock.h"
+#include "base/fault.h"
+#include "inject/inject.h"
+#include "inject/ours.h"
+#include "target/mem.h"
+#include "target/proc.h"
+
+#define HURRY_AFTER_NS 50000000ull
+#define HURRY_AGAIN_NS 1000000000ull /* a C function that keeps the GIL is not hurried by this */
+#define HURRY_STEPS 30
+#define HURRY_STEP_MS 1
+#define INTERVAL_MAX_US 100000000u
+
+struct hurry {
+    pid_t live;
+    raddr_t control, interval;
+};
+
+static int set(const struct hurry *h, raddr_t at, uint64_t us)
+{
+    return mem_write(h->live, at, &us, sizeof(us));
+}
+
+/* Until the agent has the GIL, or is done with it: true, and the agent has brought back
+ * the interval. Bounded; another process's memory gives no event. */
+static bool wait_for_agent(const struct hurry *h, uint64_t since)
+{
+    uint64_t now = since;
+
+    for (int i = 0; i < HURRY_STEPS && now == since; i++) {
+        poll(NULL, 0, HURRY_STEP_MS);
+        if (mem_read(h->live, h->control + offsetof(struct mp_control, gil_since_ns), &now, sizeof(now)) < 0)
+            return false;
+    }
+    return now != since;
+}
+
+/* As the agent does: only what is still as we left it. */
+static void bring_back(const struct hurry *h, uint64_t was)
+{
+    uint64_t us;
+
+    if (mem_read(h->live, h->interval, &us, sizeof(us)) == 0 && us == MP_HURRY_US)
+        (void)set(h, h->interval, was);
+    (void)set(h, h->control + offsetof(struct mp_control, interval_was), 0);
+}
+
+bool inject_hurry(pid_t pid, const struct inject_agent *a, uint64_t *next_ns)
+{
+    struct hurry h = {.live = proc_live_task(pid), .control = a->control_addr};
+    uint64_t now = clock_mono_ns(), was;
+    struct mp_control c;
+    struct mp_boot b;
+
+    if (now < *next_ns || h.live < 0 || ours_read_control(h.live, h.control, &c) < 0 ||
+        c.agent_tid != a->control.agent_tid || !c.gil_since_ns || now - c.gil_since_ns < HURRY_AFTER_NS ||
+        now < c.gil_since_ns || c.state >= MP_STATE_GONE || inject_read_boot(pid, c.region_base, &b) < 0)
+        return false;
+    *next_ns = now + HURRY_AGAIN_NS;
+    h.interval = b.switch_interval;
+    if (!h.interval || mem_read(h.live, h.interval, &was, sizeof(was)) < 0 || was <= MP_HURRY_US ||
+        was > INTERVAL_MAX_US || set(&h, h.control + offsetof(struct mp_control, interval_was), was) < 0)
+        return false;
+    (void)FAULT_POINT("hurry", 0);
+    if (set(&h, h.interval, MP_HURRY_US) < 0)
+        return false;
+    (void)FAULT_POINT("hurry", 1);
+    if (wait_for_agent(&h, c.gil_since_ns))
+        *next_ns = 0;
+    bring_back(&h, was);
+    return true;
+}
