@@ -143,6 +143,8 @@ int sigframe_build(struct sigframe *f, const struct user_regs_struct *regs, uint
     int r = sigframe_put_xstate(fp, sizeof fp, xstate, xstate_len, &fp_len);
     if (r < 0)
         return r;
+    if (regs->rsp < SIGFRAME_RED_ZONE + sizeof f->bytes)
+        return -EFAULT;
 
     raddr_t top = regs->rsp - SIGFRAME_RED_ZONE;
     raddr_t fp_at = (top - fp_len) & ~63ull;

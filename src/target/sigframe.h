@@ -36,7 +36,8 @@ size_t sigframe_room(void);
 
 /* Builds the frame that brings back regs (as they are: the caller has settled
  * what becomes of an interrupted system call), mask and the xstate as PTRACE's
- * NT_X86_XSTATE told it. 0; -EINVAL when the xstate is no such thing. */
+ * NT_X86_XSTATE told it. 0; -EINVAL when the xstate is no such thing; -EFAULT when
+ * rsp is that near to address 0 that no frame fits below it. */
 int sigframe_build(struct sigframe *f, const struct user_regs_struct *regs, uint64_t mask,
                    const void *xstate, size_t xstate_len, raddr_t restore_rt) MP_MUST_CHECK;
 
