@@ -130,18 +130,15 @@ class LongTurns(work.State):
             sink_to_limit(self.limit, deep)
 
 
-class BriefRelease(work.State):
-    """Holds the GIL for a millisecond at a time, and gives it away for as long as a system
-    call that does nothing takes: less than it takes to wake who waits for it."""
+class SwitchInterval(work.State):
+    """Gives the GIL away, unasked, only for a system call between two long steps; tells its
+    switch interval."""
 
     def step(self, i):
-        total = 0
-        for _ in range(20):
-            end = time.perf_counter() + 0.001
-            while time.perf_counter() < end:
-                total += fib(6)
-            total += work.libc.getppid()
-        return checksum((i % work.PERIOD, total > 0))
+        end = time.monotonic() + 0.05
+        while time.monotonic() < end:
+            fib(8)
+        return checksum(fib(12 + i % work.PERIOD))
 
     def command(self, words, control):
         if words[0] != "interval":
@@ -335,7 +332,7 @@ class Covered(work.State):
 
 
 STATES = {
-    "stacks": Stacks, "long_turns": LongTurns, "brief_release": BriefRelease, "culprit": Culprit,
+    "stacks": Stacks, "long_turns": LongTurns, "switch_interval": SwitchInterval, "culprit": Culprit,
     "fib": Fib, "alloc": Alloc, "threads": Threads, "recursion": Recursion, "c_extensions": CExtensions,
     "traced": Traced, "profiled": Profiled, "covered": Covered, "flood": Flood,
 }
