@@ -20,6 +20,8 @@
  * the program. */
 #define LIBC_SIGNALS (3ull << 31)
 
+#define TAKES_MAX 10
+
 struct thread {
     pid_t tid;
     uint64_t blocked; /* signal mask */
@@ -58,7 +60,14 @@ static int take_threads(struct inject_snapshot *s)
     return s->threads ? 0 : -ENOMEM;
 }
 
-static int take(struct inject_snapshot *s, pid_t pid)
+static void release(struct inject_snapshot *s)
+{
+    maps_release(&s->maps);
+    proc_fds_free(s->fds, s->fd_count);
+    free(s->threads);
+}
+
+static int take_once(struct inject_snapshot *s, pid_t pid)
 {
     struct proc_stat st;
     int r = proc_stat_read(&st, pid, 0);
@@ -77,11 +86,18 @@ static int take(struct inject_snapshot *s, pid_t pid)
     return r == -ENOENT ? -ESRCH : r;
 }
 
-static void release(struct inject_snapshot *s)
+/* In a process whose leader is gone, the thread that is asked may end while it is. */
+static int take(struct inject_snapshot *s, pid_t pid)
 {
-    maps_release(&s->maps);
-    proc_fds_free(s->fds, s->fd_count);
-    free(s->threads);
+    int r = -ESRCH, i;
+    for (i = 0; i < TAKES_MAX && r == -ESRCH; i++) {
+        release(s);
+        *s = (struct inject_snapshot){0};
+        r = take_once(s, pid);
+        if (r == -ESRCH && proc_live_task(pid) < 0)
+            break;
+    }
+    return r;
 }
 
 int inject_snapshot_take(struct inject_snapshot **ret, pid_t pid, struct mp_failure *f)

@@ -407,22 +407,28 @@ int proc_tasks(pid_t pid, pid_t **ret_tids, size_t *ret_count)
     return numbered_entries(pid, "task", ret_tids, ret_count);
 }
 
-static bool task_lives(pid_t pid, pid_t tid)
+static bool task_lives(pid_t pid, pid_t tid, struct proc_stat *ret)
 {
-    struct proc_stat s;
-    return proc_stat_read(&s, pid, tid) == 0 && s.state != 'Z' && s.state != 'X' && s.state != 'x';
+    return proc_stat_read(ret, pid, tid) == 0 && ret->state != 'Z' && ret->state != 'X' && ret->state != 'x';
 }
 
+/* The oldest: among threads that come and go it is the one to stay. Not the lowest
+ * number, since numbers begin anew. */
 static pid_t other_live_task(pid_t pid)
 {
     pid_t *tids, found = -ESRCH;
+    struct proc_stat s;
+    uint64_t oldest = 0;
     size_t i, n;
     int r = proc_tasks(pid, &tids, &n);
     if (r < 0)
         return r;
-    for (i = 0; i < n && found < 0; i++)
-        if (task_lives(pid, tids[i]))
-            found = tids[i];
+    for (i = 0; i < n; i++) {
+        if (!task_lives(pid, tids[i], &s) || (found > 0 && s.starttime >= oldest))
+            continue;
+        found = tids[i];
+        oldest = s.starttime;
+    }
     free(tids);
     return found;
 }
@@ -435,7 +441,7 @@ pid_t proc_live_task(pid_t pid)
     struct proc_stat s;
     pid_t found = -ESRCH;
     int i;
-    if (task_lives(pid, pid))
+    if (task_lives(pid, pid, &s))
         return pid;
     for (i = 0; i < LIVE_TASK_LOOKS && found == -ESRCH; i++) {
         found = other_live_task(pid);

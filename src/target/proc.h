@@ -115,7 +115,7 @@ int proc_syscall_read(struct proc_syscall *ret, pid_t pid, pid_t tid) MP_MUST_CH
 int proc_tasks(pid_t pid, pid_t **ret_tids, size_t *ret_count) MP_MUST_CHECK;
 
 /* A thread of pid that has memory still (not Z or X): pid itself when it lives,
- * else the first that does. -ESRCH when there is none. */
+ * else the oldest that does. -ESRCH when there is none. */
 pid_t proc_live_task(pid_t pid) MP_MUST_CHECK;
 
 struct proc_fd {

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
@@ -297,6 +298,53 @@ START_TEST(test_zombie_leader)
 }
 END_TEST
 
+/* Ids of threads begin anew at the end of their range: the next one is made low. */
+static bool next_tid_low(void)
+{
+    FILE *f = fopen("/proc/sys/kernel/ns_last_pid", "w");
+    bool done = f && fprintf(f, "300") > 0;
+    if (f)
+        done = fclose(f) == 0 && done;
+    return done;
+}
+
+/* Threads that come and go may have lower numbers than the one that stays. */
+START_TEST(test_leader_gone_oldest)
+{
+    int to_child[2], from_child[2];
+    pid_t child, old, live;
+    ck_assert_int_eq(pipe(to_child), 0);
+    ck_assert_int_eq(pipe(from_child), 0);
+    child = fork();
+    if (child == 0) {
+        pthread_t t;
+        old = -1;
+        pthread_create(&t, NULL, wait_for_byte, &to_child[0]);
+        usleep(50000); /* a thread's start is told in ticks of 10 ms */
+        if (next_tid_low() && !pthread_create(&t, NULL, wait_for_byte, &to_child[0]))
+            old = 1;
+        if (write(from_child[1], &old, sizeof(old)) == sizeof(old))
+            pthread_exit(NULL);
+        _exit(1);
+    }
+    ck_assert_int_eq(read(from_child[0], &old, sizeof(old)), sizeof(old));
+    do {
+        live = proc_live_task(child);
+    } while (live == child);
+    if (old > 0) { /* else: not root, or no CONFIG_CHECKPOINT_RESTORE */
+        pid_t *tids;
+        size_t n;
+        ck_assert_int_eq(proc_tasks(child, &tids, &n), 0);
+        ck_assert_uint_eq(n, 3);
+        ck_assert_int_lt(tids[0], child);
+        ck_assert_int_eq(live, tids[2]);
+        free(tids);
+    }
+    ck_assert_int_eq(write(to_child[1], "xx", 2), 2);
+    ck_assert_int_eq(waitpid(child, NULL, 0), child);
+}
+END_TEST
+
 START_TEST(test_zombie)
 {
     pid_t child = fork();
@@ -352,6 +400,7 @@ int main(void)
     tcase_add_test(t, test_limits);
     tcase_add_test(t, test_fds);
     tcase_add_test(t, test_zombie_leader);
+    tcase_add_test(t, test_leader_gone_oldest);
     tcase_add_test(t, test_zombie);
     tcase_add_test(t, test_memory);
     suite_add_tcase(s, t);
