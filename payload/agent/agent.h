@@ -404,6 +404,7 @@ struct agent {
     uint64_t statm_reads; /* of which this many read statm */
     uint64_t skipped;    /* calls that the governor's draw left out */
     uint64_t faded;      /* 3.12+: DISABLE answers */
+    uint64_t raises;     /* 3.12+: events of exceptions, throw and unwind, among the events */
     uint32_t force;      /* counts changes of g.gov that threads have to follow; FORCE_EPOCH counts
                             pauses: tracked calls of another epoch are void */
     uint32_t settled;    /* 3.12+: counts bases that settled lower */

@@ -253,7 +253,13 @@ static void track(struct thread *th, const void *frame, const void *pycode, stru
     call_begin(th, c);
 }
 
-static PyObj *enter_at(struct thread *th, const void *frame, const void *pycode, unsigned flags)
+/* Throw and unwind are for all functions or for none: no answer switches them off. */
+static inline PyObj *far(const void *pycode, bool fades)
+{
+    return fades ? far_event(pycode) : monitor_none;
+}
+
+static PyObj *enter_at(struct thread *th, const void *frame, const void *pycode, unsigned flags, bool fades)
 {
     int32_t abs = depth_of(th, frame);
     struct code *code;
@@ -270,7 +276,7 @@ static PyObj *enter_at(struct thread *th, const void *frame, const void *pycode,
         g.settled++;
     }
     if (abs > th->limit)
-        return far_event(pycode);
+        return far(pycode, fades);
     code = code_find(pycode, frame_globals(frame));
     if (!g.roots && code->flags & CODE_BASE && abs == th->base + 1) {
         near_code(code, pycode);
@@ -279,7 +285,7 @@ static PyObj *enter_at(struct thread *th, const void *frame, const void *pycode,
         near_code(code, pycode);
         track(th, frame, pycode, code, abs, CALL_RECORD, flags);
     } else if (abs - th->base > 1) {
-        return far_event(pycode);
+        return far(pycode, fades);
     } else {
         near_code(code, pycode); /* not of interest itself, but it tells where the base is */
     }
@@ -301,9 +307,8 @@ static inline struct thread *thread_event(void)
     return th;
 }
 
-/* In a forked child the hook is inert for good: DISABLE makes it free as well. It is
- * not allowed for throw and unwind (Python/instrumentation.c). */
-static inline PyObj *enter(const void *pycode, unsigned flags)
+/* In a forked child the hook is inert for good: DISABLE makes it free as well. */
+static inline PyObj *enter(const void *pycode, unsigned flags, bool fades)
 {
     struct thread *th;
     const void *frame;
@@ -315,13 +320,13 @@ static inline PyObj *enter(const void *pycode, unsigned flags)
     if (!(th = thread_event()))
         return monitor_none;
     if (th->quiet && likely(!g.greenlets))
-        return far_event(pycode);
+        return far(pycode, fades);
     frame = frame_current(py_tstate());
     if (unlikely(!frame || frame_code(frame) != pycode))
         return monitor_none;
     if (unlikely(th->fresh))
         settle(th, frame);
-    return enter_at(th, frame, pycode, flags);
+    return enter_at(th, frame, pycode, flags, fades);
 }
 
 /* The tracked call of `frame` ends; those above it, without greenlets, have ended unseen. */
@@ -336,7 +341,7 @@ static void leave_tracked(struct thread *th, uint32_t i, const void *pycode, uns
     shadow_drop(th, i);
 }
 
-static inline PyObj *leave(const void *pycode, unsigned flags)
+static inline PyObj *leave(const void *pycode, unsigned flags, bool fades)
 {
     struct thread *th;
     const void *frame;
@@ -361,48 +366,42 @@ static inline PyObj *leave(const void *pycode, unsigned flags)
         rebase(th, DEPTH_NONE);
         return monitor_none;
     }
-    return far_event(pycode);
+    return far(pycode, fades);
 }
 
 static PyObj *on_start(PyObj *self, PyObj *const *args, int64_t n)
 {
     (void)self, (void)n;
-    return enter(args[0], 0);
+    return enter(args[0], 0, true);
 }
 static PyObj *on_resume(PyObj *self, PyObj *const *args, int64_t n)
 {
     (void)self, (void)n;
-    return enter(args[0], MP_REC_RESUMED);
+    return enter(args[0], MP_REC_RESUMED, true);
 }
 
-/* Throw and unwind are for all functions or for none: no answer switches them off, so that
- * nothing fades. */
 static PyObj *on_throw(PyObj *self, PyObj *const *args, int64_t n)
 {
-    uint64_t faded = g.faded;
-
     (void)self, (void)n;
-    enter(args[0], MP_REC_RESUMED);
-    g.faded = faded;
-    return monitor_none;
+    g.raises++;
+    enter(args[0], MP_REC_RESUMED, false);
+    return monitor_none; /* DISABLE is an error here (Python/instrumentation.c) */
 }
 static PyObj *on_return(PyObj *self, PyObj *const *args, int64_t n)
 {
     (void)self, (void)n;
-    return leave(args[0], 0);
+    return leave(args[0], 0, true);
 }
 static PyObj *on_yield(PyObj *self, PyObj *const *args, int64_t n)
 {
     (void)self, (void)n;
-    return leave(args[0], MP_REC_YIELDED);
+    return leave(args[0], MP_REC_YIELDED, true);
 }
 static PyObj *on_unwind(PyObj *self, PyObj *const *args, int64_t n)
 {
-    uint64_t faded = g.faded;
-
     (void)self, (void)n;
-    leave(args[0], MP_REC_RAISED);
-    g.faded = faded;
+    g.raises++;
+    leave(args[0], MP_REC_RAISED, false);
     return monitor_none;
 }
 

@@ -80,6 +80,24 @@ class Methods(Load):
         return three_down(small_methods)
 
 
+def many_raises():
+    def refuse():
+        raise KeyError
+    for _ in range(1000):
+        try:
+            refuse()
+        except KeyError:
+            pass
+
+
+class Raises(Load):
+    """Calls that end by an exception, below the traced depth: an event that sys.monitoring
+    does not switch off for single functions."""
+
+    def prepare(self, driver):
+        return three_down(many_raises)
+
+
 # --- Django ---------------------------------------------------------------------------
 
 PAGE = """<html><head><title>{{ title|upper }}</title></head><body>
@@ -421,5 +439,5 @@ class PyPerformance(Load):
         raise ImportError("a benchmark in %s" % name)
 
 
-LOADS = {"fib": Fib, "fib-through": FibThrough, "pyperformance": PyPerformance, "methods": Methods, "django": Django, "examples": Examples, "calls": Calls, "chain": Chain,
+LOADS = {"fib": Fib, "fib-through": FibThrough, "pyperformance": PyPerformance, "methods": Methods, "raises": Raises, "django": Django, "examples": Examples, "calls": Calls, "chain": Chain,
          "spread": Spread, "flood": Flood, "big": Big, "gap": Gap, "idle": Idle}

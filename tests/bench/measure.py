@@ -1,9 +1,15 @@
-"""Measuring a target: windows with and without a tool, taken in turn.
+"""Measuring a target: windows with and without a tool.
 
-A *pair* is one window with the tool between two without; its ratio is the time of a
-unit with the tool over the mean time without. `cpu` is the same with the thread's
-CPU time instead of the clock's: on a machine with neighbours it is the steadier of
-the two, but it does not see waiting."""
+*Twins* are two processes with the same load on one CPU, which the kernel gives to the
+one and to the other every few milliseconds: whatever slows this machine down slows both.
+The tool is attached to one, then to the other. A ratio is the process's CPU time for a
+unit of work over its twin's; a pair's is the geometric mean of both, in which what makes
+the two differ by themselves cancels out.
+
+Where that can't be (several threads, tools whose cost is no CPU time of the process),
+windows with the tool and without take turns, and a ratio is the time of a unit with the
+tool over the mean time in the windows around it; `cpu` is the same with the process's
+CPU time instead of the clock's."""
 import json
 import math
 import os
@@ -170,6 +176,8 @@ class Window(object):
         return self.wall / self.units
 
     def cpu_per_unit(self):
+        if not self.units or not self.cpu:
+            raise Skip("no unit of work was done in a window")
         return self.cpu / self.units
 
 
@@ -193,6 +201,76 @@ def ratios(plain, tool):
     return {"wall": spread(wall), "cpu": spread(cpu), "noise": spread(noise),
             "plain_us": spread([p.per_unit() * 1e6 for p in plain]),
             "tool_us": spread([t.per_unit() * 1e6 for t in tool])}
+
+
+def pin(twins):
+    """Both onto one CPU, the last; their threads to come too."""
+    for target in twins:
+        target.settle()
+        for tid in os.listdir("/proc/%d/task" % target.pid):
+            os.sched_setaffinity(int(tid), {max(os.sched_getaffinity(0))})
+
+
+def both(target, twin, start, end):
+    return target.between(start, end), twin.between(start, end)
+
+
+def crossed(twins, work, pairs, seconds):
+    """work(target, twin): the windows of both while the tool is in target."""
+    pin(twins)
+    found, noise, plain, with_tool = [], [], [], []
+    for _ in range(pairs):
+        product = 1.0
+        for target, twin in (twins, twins[::-1]):
+            tool_s, plain_s = [window.cpu_per_unit() for window in work(target, twin)]
+            product *= tool_s / plain_s
+            with_tool.append(tool_s * 1e6)
+            plain.append(plain_s * 1e6)
+        found.append(math.sqrt(product))
+        start = time.monotonic()
+        time.sleep(seconds)
+        quiet = [window.cpu_per_unit() for window in both(twins[0], twins[1], start, time.monotonic())]
+        noise.append(quiet[0] / quiet[1])
+    middle = statistics.median(noise)
+    return {"wall": spread(found), "twins": True, "noise": spread([n / middle for n in noise]),
+            "plain_us": spread(plain), "tool_us": spread(with_tool)}
+
+
+def crossed_attached(twins, tool, pairs, seconds, settle=SETTLE):
+    """Twins, and a tool that is attached from outside."""
+    found = []
+    for target in twins:
+        target.settle()
+        seconds = max(seconds, min(3.0, 12 * target.longest()))
+
+    def work(target, twin):
+        tool.begin(target)
+        time.sleep(settle)
+        start = time.monotonic()
+        time.sleep(seconds)
+        end = time.monotonic()
+        found.append(tool.end(target))
+        windows = both(target, twin, start, end)
+        time.sleep(0.05)
+        return windows
+    result = crossed(twins, work, pairs, seconds)
+    result["found"] = found
+    return result
+
+
+def crossed_inside(twins, name, pairs, seconds, depth):
+    """Twins, and a tool that the target starts and stops itself around as many units as it
+    does in so many seconds without it. A tool that is very slow gets fewer."""
+    asked = [seconds]
+
+    def work(target, twin):
+        start = time.monotonic()
+        window = target.tool_window(name, asked[0], depth)
+        twin_window = twin.between(start, time.monotonic())
+        if window.wall > 8 * seconds:
+            asked[0] = max(0.02, asked[0] * 4 * seconds / window.wall)
+        return window, twin_window
+    return crossed(twins, work, pairs, seconds)
 
 
 def alternate(target, tool, pairs, seconds, settle=SETTLE):
@@ -219,22 +297,6 @@ def alternate(target, tool, pairs, seconds, settle=SETTLE):
     result = ratios(plain, with_tool)
     result["found"] = found
     return result, plain, with_tool
-
-
-def alternate_inside(target, name, pairs, seconds, depth):
-    """The same for a tool that the target starts and stops itself, on equal numbers
-    of units. A tool that is very slow gets shorter windows."""
-    target.settle()
-    plain, with_tool = [], []
-    budget = time.monotonic() + 6 * pairs * seconds
-    for i in range(pairs + 1):
-        plain.append(target.tool_window("nothing", seconds, depth))
-        if i == pairs or (with_tool and time.monotonic() > budget):
-            break
-        with_tool.append(target.tool_window(name, seconds, depth))
-        if with_tool[-1].wall > 5 * seconds:
-            seconds /= with_tool[-1].wall / seconds / 2
-    return ratios(plain, with_tool[:len(plain) - 1])
 
 
 def alternate_processes(plain_target, tool_target, pairs, seconds):

@@ -14,6 +14,7 @@ What is missing (an interpreter, a peer, wrk, memory) is skipped by name; nothin
 required but the build."""
 import argparse
 import collections
+import contextlib
 import json
 import os
 import re
@@ -62,7 +63,7 @@ class Run(object):
         self.folder = os.path.join(self.build, "bench")
         os.makedirs(self.folder, exist_ok=True)
         self.quick = options.quick
-        self.pairs = options.pairs or (3 if options.quick else 7)
+        self.pairs = options.pairs or (2 if options.quick else 5)
         self.few = max(2, self.pairs // 2)
         self.seconds = options.seconds or (0.3 if options.quick else 0.8)
         self.settle = measure.SETTLE if options.quick else 0.6
@@ -202,13 +203,21 @@ def gave_up(found):
 
 
 def with_mempulse(run, python, load, args=(), options=(), pairs=None):
-    """One row: the load with and without mempulse, in one process."""
-    with Target(python, load, args) as target:
-        result, plain, tool = measure.alternate(target, Attached(run.program, options), pairs or run.pairs,
-                                                run.seconds, run.settle)
+    """One row: the load with and without mempulse. Loads with threads of their own need
+    more than the one CPU of twins."""
+    tool = Attached(run.program, options)
+    with contextlib.ExitStack() as stack:
+        twins = [stack.enter_context(Target(python, load, args)) for _ in range(1 if load in THREADED else 2)]
+        if load in THREADED:
+            result = measure.alternate(twins[0], tool, pairs or run.pairs, run.seconds, run.settle)[0]
+        else:
+            result = measure.crossed_attached(twins, tool, pairs or run.pairs, run.seconds, run.settle)
         result.update(summarise(result.pop("found")))
-        result.update(version=target.version, args=list(args), options=list(options))
+        result.update(version=twins[0].version, args=list(args), options=list(options))
         return result
+
+
+THREADED = ("spread", "flood")
 
 
 # --- the goals ------------------------------------------------------------------------
@@ -228,11 +237,11 @@ GOAL_LOADS = (  # goal, load, options; the same without a governor is a row of i
 BARE_LOADS = ("django", "fib", "fib-through", "methods")
 
 
-def goal_points(run, versions):
+def goal_points(run, versions, pairs=None):
     for goal, load, options in GOAL_LOADS:
         for version in versions:
             yield ("%s %s" % (version, " ".join((load,) + options)), {"python": version, "goal": goal}, with_mempulse,
-                   (Python(version), load, (), options))
+                   (Python(version), load, (), options, pairs))
     for version in versions:
         yield "%s after detach" % version, {"python": version, "goal": "after"}, after_detach, (Python(version),)
     for load in BARE_LOADS:
@@ -261,7 +270,7 @@ def one_server(run, python, kind):
 
 @section
 def big(run):
-    for what, args, need in (("8 GiB", (8192, 0), 11), ("20,000 mappings", (0, 20000), 1)):
+    for what, args, need in (("8 GiB", (8192, 0), 18), ("20,000 mappings", (0, 20000), 1)):
         for version in run.first()[:2 if run.quick else None]:
             yield ("%s %s" % (version, what), {"python": version, "goal": what}, a_big_one,
                    (Python(version), args, need), 120)
@@ -314,8 +323,8 @@ def peers(run):
 
 
 def inside(run, python, load, peer, depth):
-    with Target(python, load) as target:
-        return measure.alternate_inside(target, peer, run.few, run.seconds, depth)
+    with Target(python, load) as target, Target(python, load) as twin:
+        return measure.crossed_inside((target, twin), peer, run.few, run.seconds, depth)
 
 
 def attached_py_spy(run, python, load):
@@ -527,7 +536,7 @@ def threads(run):
 @section
 def rss(run):
     return sweep(run, "MiB", ("3.12", "3.11")[:1 if run.quick else None], (0, 512) if run.quick else (0, 192, 2048, 8192),
-                 lambda n: ("big", (n, 0), (), n // 1024 + 3))
+                 lambda n: ("big", (n, 0), (), n // 512 + 2))
 
 
 @section
@@ -548,7 +557,7 @@ PYPERFORMANCE = (
 
 @section
 def pyperformance(run):
-    for version in run.some("3.12", "3.13", "3.11", "3.8")[:1 if run.quick else None]:
+    for version in run.some("3.12", "3.13")[:1 if run.quick else None]:
         for name in PYPERFORMANCE[:4] if run.quick else PYPERFORMANCE:
             yield ("%s pyperformance %s" % (version, name), {"python": version, "load": name}, with_mempulse,
                    (Python(version), "pyperformance", name.split(), (), run.few), 40)
@@ -557,7 +566,7 @@ def pyperformance(run):
 @section
 def others(run):
     """The goals on the interpreters that had to wait."""
-    return goal_points(run, [] if run.quick else run.others())
+    return goal_points(run, [] if run.quick else run.others(), run.few)
 
 
 # --- where time goes ------------------------------------------------------------------------------
