@@ -52,6 +52,11 @@ def ratio(s, digits=2):
     return "%.*f" % (digits, s["median"]) + (" [%.*f-%.*f]" % (digits, s["q1"], digits, s["q3"]) if s["n"] > 1 else "")
 
 
+def wall(row):
+    """Of twins the third digit means something."""
+    return ratio(row["wall"], 3 if row.get("twins") else 2)
+
+
 def per_call_us(row):
     return (row["tool_us"]["median"] - row["plain_us"]["median"]) / CALLS_IN_A_UNIT
 
@@ -68,7 +73,7 @@ def value_of(row, name):
     if name == "after" and row.get("instructions"):
         before, after = row["instructions"]
         return after / before, "%.3f of the instructions (time %s)" % (after / before, ratio(row["wall"]))
-    shown = ratio(row["wall"]) + (" (cpu %.2f)" % row["cpu"]["median"] if row.get("cpu") else "")
+    shown = wall(row) + (" (cpu %.2f)" % row["cpu"]["median"] if row.get("cpu") else "")
     return row["wall"]["median"], shown
 
 
@@ -190,7 +195,7 @@ def geometric(results):
 def ratio_or(row):
     if row is None or "skip" in row:
         return "-" if row is None else skipped(row)
-    return ratio(row["wall"]) + (" WRONG" if row.get("wrong") else "")
+    return wall(row) + (" WRONG" if row.get("wrong") else "")
 
 
 def server_rows(results):
@@ -217,7 +222,7 @@ def checks(results):
         seen, grown = r["attributed"]
         lines.append([r["what"], "%d of %d" % (seen, grown), r["records"], "%.2f%%" % (
             100 * lost_share(r)), "%.3g M/s" % ((r["events_s"] or 0) / 1e6),
-            "%.2f%%" % (r.get("overhead") or 0), "%.2f" % r["wall"]["median"],
+            "%.2f%%" % (r.get("overhead") or 0), "%.3f" % r["wall"]["median"],
                       "%.0f%%" % (100 * r.get("launcher", 0)), r.get("gave_up") or "-",
                       "; ".join(r["wrong"]) or ("right" if lost_share(r) <= 0.01 else "too much lost to tell")])
     return table(["load", "known growth found, calls", "records", "lost", "hook events", "its own account of its cost",
@@ -236,7 +241,7 @@ def peers(results):
             for load in loads:
                 r = find(rows, python=python, load=load, peer=name)
                 cells.append("-" if r is None else skipped(r) if "skip" in r
-                             else ratio(r["wall"]) + (" WRONG" if r.get("wrong") else ""))
+                             else wall(r) + (" WRONG" if r.get("wrong") else ""))
             lines.append([name] + cells)
         out.append("CPython %s:\n\n" % python + table(["tool"] + loads, lines))
     return "\n".join(out)
@@ -335,7 +340,7 @@ def older(results):
 
 def how(results):
     h = results.get("how") or {}
-    return "%s pairs of %s s with the tool (the first %s s after an attach left out)" % (
+    return "%s pairs of windows of %s s for a goal, one or two elsewhere (the first %s s after an attach left out)" % (
         h.get("pairs"), h.get("seconds"), h.get("settle"))
 
 

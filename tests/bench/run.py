@@ -63,7 +63,7 @@ class Run(object):
         self.folder = os.path.join(self.build, "bench")
         os.makedirs(self.folder, exist_ok=True)
         self.quick = options.quick
-        self.pairs = options.pairs or (2 if options.quick else 5)
+        self.pairs = options.pairs or (2 if options.quick else 3)
         self.few = max(2, self.pairs // 2)
         self.seconds = options.seconds or (0.3 if options.quick else 0.8)
         self.settle = measure.SETTLE if options.quick else 0.6
@@ -324,7 +324,7 @@ def peers(run):
 
 def inside(run, python, load, peer, depth):
     with Target(python, load) as target, Target(python, load) as twin:
-        return measure.crossed_inside((target, twin), peer, run.few, run.seconds, depth)
+        return measure.crossed_inside((target, twin), peer, 1, run.seconds, depth)
 
 
 def attached_py_spy(run, python, load):
@@ -560,7 +560,7 @@ def pyperformance(run):
     for version in run.some("3.12", "3.13")[:1 if run.quick else None]:
         for name in PYPERFORMANCE[:4] if run.quick else PYPERFORMANCE:
             yield ("%s pyperformance %s" % (version, name), {"python": version, "load": name}, with_mempulse,
-                   (Python(version), "pyperformance", name.split(), (), run.few), 40)
+                   (Python(version), "pyperformance", name.split(), (), 1), 40)
 
 
 @section
