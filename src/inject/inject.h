@@ -110,6 +110,7 @@ struct inject_diff {
     bool clean;               /* nothing of ours is left */
     size_t thunks;            /* of what is ours still there: thunks, two mappings each */
     size_t regions;           /* and boot regions, empty ones too */
+    size_t departing;         /* threads that came since `before` and have every signal blocked, as ours have */
     size_t libc_arenas;       /* malloc arenas that the target's libc made since `before`, and keeps for its next threads */
     char detail[1024];        /* what is left, then what differs, one item a line, escaped */
     size_t detail_left;       /* so many bytes of it are what is left, of ours */
@@ -119,7 +120,8 @@ int inject_verify(pid_t pid, const struct inject_snapshot *before, struct inject
                   struct mp_failure *f) MP_MUST_CHECK;
 
 /* Waits until nothing of ours is left in pid, at most timeout_ms; polls with 1 ms
- * steps. Returns 1 clean, 0 not within the time (*ret says what is left), negative enum
+ * steps. The last thread of ours has no mark any more between its munmap and its exit:
+ * threads that may be it (`departing`) are waited for 100 ms, and are the target's then. Returns 1 clean, 0 not within the time (*ret says what is left), negative enum
  * mp_err otherwise (MP_E_TARGET_EXITED when the process went away). */
 int inject_wait_clean(pid_t pid, const struct inject_snapshot *before, unsigned timeout_ms,
                       struct inject_diff *ret, struct mp_failure *f) MP_MUST_CHECK;

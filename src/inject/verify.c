@@ -20,6 +20,9 @@
  * the program. */
 #define LIBC_SIGNALS (3ull << 31)
 
+#define ALL_BLOCKED 0xfffffffffffbfeffull /* all that can be: not SIGKILL, not SIGSTOP */
+#define DEPART_NS 100000000ull
+
 #define TAKES_MAX 10
 
 struct thread {
@@ -349,6 +352,7 @@ static void compare_threads(struct report *r, const struct inject_snapshot *b, c
             tell(r, true, "thread left %d", (int)tid);
         } else if (b) {
             changed++;
+            r->diff->departing += a->threads[i].blocked == ALL_BLOCKED;
             tell(r, false, "thread + %d", (int)tid);
         }
     }
@@ -445,14 +449,17 @@ int inject_wait_clean(pid_t pid, const struct inject_snapshot *before, unsigned 
                       struct mp_failure *f)
 {
     const struct timespec step = {.tv_nsec = 1000000};
-    uint64_t end = clock_mono_ns() + timeout_ms * 1000000ull;
+    uint64_t end = clock_mono_ns() + timeout_ms * 1000000ull, depart = 0;
     for (;;) {
         struct inject_diff diff;
         int r = inject_verify(pid, before, &diff, f);
-        bool over = clock_mono_ns() >= end;
+        uint64_t now = clock_mono_ns();
+        bool over = now >= end;
         if (r < 0)
             return r;
-        if (diff.clean || over) {
+        if (diff.clean && !depart)
+            depart = now + DEPART_NS;
+        if ((diff.clean && (!diff.departing || now >= depart)) || over) {
             *ret = diff;
             return diff.clean;
         }

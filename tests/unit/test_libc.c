@@ -5,6 +5,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <gnu/libc-version.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -435,6 +436,36 @@ START_TEST(test_verify_ours)
 }
 END_TEST
 
+static void *sleep_blocked(void *ms)
+{
+    uint64_t all = ~0ull; /* libc would leave two of its own out */
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, NULL, sizeof(all));
+    usleep(*(useconds_t *)ms * 1000);
+    return NULL;
+}
+
+/* Our last thread, with no mark left, is waited for; one of the target's is not, for long. */
+START_TEST(test_departing)
+{
+    struct inject_snapshot *before;
+    struct inject_diff d;
+    useconds_t brief = 40, lasting = 60000;
+    pthread_t t;
+    ck_assert_int_eq(inject_snapshot_take(&before, getpid(), &failure), 0);
+    ck_assert_int_eq(pthread_create(&t, NULL, sleep_blocked, &brief), 0);
+    usleep(10000);
+    ck_assert_int_eq(inject_wait_clean(getpid(), before, 5000, &d, &failure), 1);
+    ck_assert_uint_eq(d.departing, 0);
+    ck_assert_uint_eq(d.kind[INJECT_THREADS].changed, 0);
+    pthread_join(t, NULL);
+    ck_assert_int_eq(pthread_create(&t, NULL, sleep_blocked, &lasting), 0);
+    usleep(10000);
+    ck_assert_int_eq(inject_wait_clean(getpid(), before, 5000, &d, &failure), 1);
+    ck_assert_uint_eq(d.departing, 1);
+    inject_snapshot_free(before);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("libc");
@@ -456,6 +487,7 @@ int main(void)
     tcase_add_test(t, test_find_agent);
     tcase_add_test(t, test_find_agent_in_fork);
     tcase_add_test(t, test_verify_ours);
+    tcase_add_test(t, test_departing);
     suite_add_tcase(s, t);
     srunner_run_all(r, CK_NORMAL);
     failed = srunner_ntests_failed(r);
