@@ -227,13 +227,21 @@ def crossed(twins, work, pairs, seconds):
             with_tool.append(tool_s * 1e6)
             plain.append(plain_s * 1e6)
         found.append(math.sqrt(product))
-        start = time.monotonic()
-        time.sleep(seconds)
-        quiet = [window.cpu_per_unit() for window in both(twins[0], twins[1], start, time.monotonic())]
-        noise.append(quiet[0] / quiet[1])
+        noise += differ(twins, 1, seconds)
     middle = statistics.median(noise)
     return {"wall": spread(found), "twins": True, "noise": spread([n / middle for n in noise]),
             "plain_us": spread(plain), "tool_us": spread(with_tool)}
+
+
+def differ(twins, windows, seconds):
+    """How twins differ by themselves: CPU time for a unit of the first over that of the second."""
+    found = []
+    for _ in range(windows):
+        start = time.monotonic()
+        time.sleep(seconds)
+        first, second = both(twins[0], twins[1], start, time.monotonic())
+        found.append(first.cpu_per_unit() / second.cpu_per_unit())
+    return found
 
 
 def crossed_attached(twins, tool, pairs, seconds, settle=SETTLE):

@@ -72,7 +72,7 @@ def value_of(row, name):
         return value, "%.2f us" % value
     if name == "after" and row.get("instructions"):
         before, after = row["instructions"]
-        return after / before, "%.3f of the instructions (time %s)" % (after / before, ratio(row["wall"]))
+        return after / before, "%.3f of the instructions (time %s)" % (after / before, wall(row))
     shown = wall(row) + (" (cpu %.2f)" % row["cpu"]["median"] if row.get("cpu") else "")
     return row["wall"]["median"], shown
 

@@ -19,6 +19,7 @@ import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -277,23 +278,20 @@ def big(run):
 
 
 def after_detach(run, python):
-    """Two processes; one was injected three times before. Their ratio, over the same
-    ratio before, so that a difference between the processes cancels out."""
-    with Target(python, "methods") as never, Target(python, "methods") as once:
-        pairs = 2 * run.pairs  # short and many: two processes differ by themselves, from second to second
-        before = measure.alternate_processes(never, once, pairs, run.seconds / 2)
+    """Twins; one is injected three times. How they differ after it, over how they differed before."""
+    with Target(python, "methods") as once, Target(python, "methods") as never:
+        twins, windows = (once, never), 4 * run.pairs
+        measure.pin(twins)
+        before = measure.differ(twins, windows, run.seconds / 2)
         tool = Attached(run.program)
         for _ in range(3):
             tool.begin(once)
             time.sleep(0.2)
             tool.end(once)
-        after = measure.alternate_processes(never, once, pairs, run.seconds / 2)
-        row = {}
-        for key in ("wall", "cpu"):
-            row[key] = {k: v if k == "n" else v / before[key]["median"] for k, v in after[key].items()}
-        row["noise"] = before["wall"]
-        row["instructions"] = instructions.before_and_after(run.program, python)
-        return row
+        middle = statistics.median(before)
+        after = [ratio / middle for ratio in measure.differ(twins, windows, run.seconds / 2)]
+        return {"wall": measure.spread(after), "noise": measure.spread([ratio / middle for ratio in before]),
+                "twins": True, "instructions": instructions.before_and_after(run.program, python)}
 
 
 def a_big_one(run, python, args, need_gib, pairs=None):
