@@ -2,6 +2,7 @@
  * block's and the interpreter's, while the target runs. */
 #include <poll.h>
 #include <stddef.h>
+#include <stdlib.h>
 
 #include "base/clock.h"
 #include "base/fault.h"
@@ -50,6 +51,26 @@ static void bring_back(const struct hurry *h, uint64_t was)
     (void)set(h, h->control + offsetof(struct mp_control, interval_was), 0);
 }
 
+/* A child that was forked meanwhile has the interval, too, and no thread of ours that
+ * would bring it back. It is known by its copy of the control block. */
+static void bring_back_in_children(const struct hurry *h, pid_t pid, const struct mp_control *c, uint64_t was)
+{
+    pid_t *pids;
+    size_t i, n;
+
+    if (proc_children(pid, &pids, &n) < 0)
+        return;
+    for (i = 0; i < n; i++) {
+        struct hurry child = {.live = pids[i], .control = h->control, .interval = h->interval};
+        struct mp_control copy;
+
+        if (ours_read_control(child.live, child.control, &copy) == 0 && copy.pid == c->pid &&
+            copy.agent_tid == c->agent_tid && copy.region_base == c->region_base && copy.interval_was == was)
+            bring_back(&child, was);
+    }
+    free(pids);
+}
+
 bool inject_hurry(pid_t pid, const struct inject_agent *a, uint64_t *next_ns)
 {
     struct hurry h = {.live = proc_live_task(pid), .control = a->control_addr};
@@ -73,5 +94,6 @@ bool inject_hurry(pid_t pid, const struct inject_agent *a, uint64_t *next_ns)
     if (wait_for_agent(&h, c.gil_since_ns))
         *next_ns = 0;
     bring_back(&h, was);
+    bring_back_in_children(&h, pid, &c, was);
     return true;
 }

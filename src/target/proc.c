@@ -407,6 +407,47 @@ int proc_tasks(pid_t pid, pid_t **ret_tids, size_t *ret_count)
     return numbered_entries(pid, "task", ret_tids, ret_count);
 }
 
+/* Appends the numbers of a text to an array of *count. */
+static int append_numbers(pid_t **v, size_t *count, const char *text)
+{
+    char *end;
+    for (long n = strtol(text, &end, 10); end != text; n = strtol(text, &end, 10)) {
+        pid_t *grown = realloc(*v, (*count + 1) * sizeof(**v));
+        if (!grown)
+            return -ENOMEM;
+        *v = grown;
+        (*v)[(*count)++] = (pid_t)n;
+        text = end;
+    }
+    return 0;
+}
+
+int proc_children(pid_t pid, pid_t **ret_pids, size_t *ret_count)
+{
+    pid_t *tids, *found = NULL;
+    size_t i, n, count = 0;
+    int r = proc_tasks(pid, &tids, &n);
+    if (r < 0)
+        return r;
+    for (i = 0; i < n && r == 0; i++) {
+        char name[48], *text;
+        size_t len;
+        snprintf(name, sizeof(name), "task/%d/children", (int)tids[i]);
+        if (proc_read(pid, name, &text, &len) < 0)
+            continue; /* the thread has ended, or the kernel has no such file */
+        r = append_numbers(&found, &count, text);
+        free(text);
+    }
+    free(tids);
+    if (r < 0) {
+        free(found);
+        return r;
+    }
+    *ret_pids = found;
+    *ret_count = count;
+    return 0;
+}
+
 static bool task_lives(pid_t pid, pid_t tid, struct proc_stat *ret)
 {
     return proc_stat_read(ret, pid, tid) == 0 && ret->state != 'Z' && ret->state != 'X' && ret->state != 'x';
