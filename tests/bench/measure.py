@@ -348,6 +348,8 @@ class Attached(object):
                                      stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                      stderr=subprocess.PIPE, text=True)
         self.banner = self.process.stderr.readline()
+        while "waiting for" in self.banner:  # said before it is attached, where that takes long
+            self.banner = self.process.stderr.readline()
         self.latency = time.monotonic() - began
         if "attached" not in self.banner:
             try:
