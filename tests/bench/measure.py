@@ -244,6 +244,16 @@ def differ(twins, windows, seconds):
     return found
 
 
+def visit(tool, target, seconds, settle):
+    """Attaches, waits and detaches: when the window began and ended, and what the tool found."""
+    tool.begin(target)
+    time.sleep(settle)
+    start = time.monotonic()
+    time.sleep(seconds)
+    end = time.monotonic()
+    return start, end, tool.end(target)
+
+
 def crossed_attached(twins, tool, pairs, seconds, settle=SETTLE):
     """Twins, and a tool that is attached from outside."""
     found = []
@@ -252,12 +262,8 @@ def crossed_attached(twins, tool, pairs, seconds, settle=SETTLE):
         seconds = max(seconds, min(3.0, 12 * target.longest()))
 
     def work(target, twin):
-        tool.begin(target)
-        time.sleep(settle)
-        start = time.monotonic()
-        time.sleep(seconds)
-        end = time.monotonic()
-        found.append(tool.end(target))
+        start, end, what = visit(tool, target, seconds, settle)
+        found.append(what)
         windows = both(target, twin, start, end)
         time.sleep(0.05)
         return windows
@@ -294,12 +300,8 @@ def alternate(target, tool, pairs, seconds, settle=SETTLE):
         plain.append(target.between(start, time.monotonic()))
         if i == pairs:
             break
-        tool.begin(target)
-        time.sleep(settle)
-        start = time.monotonic()
-        time.sleep(seconds)
-        end = time.monotonic()
-        found.append(tool.end(target))
+        start, end, what = visit(tool, target, seconds, settle)
+        found.append(what)
         with_tool.append(target.between(start, end))
         time.sleep(0.05)
     result = ratios(plain, with_tool)
