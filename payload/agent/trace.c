@@ -124,6 +124,7 @@ void call_end(struct call *c, unsigned flags)
     struct reading r;
     uint64_t dur, probed, reads = g.statm_reads;
     bool timed = meter_time_this();
+    uint64_t start = unlikely(timed) ? clock_ns(CLOCK_MONOTONIC) : 0;
 
     meter_exit(th, &r);
     probed = th->probe_ns - c->probe0;
@@ -156,5 +157,5 @@ void call_end(struct call *c, unsigned flags)
     fill_uss(c, &r, rec);
     ring_commit(th);
     if (unlikely(timed) && g.statm_reads == reads && !(rec->flags & MP_REC_HAS_USS))
-        meter_timed(clock_ns(CLOCK_MONOTONIC) - r.time);
+        meter_timed(clock_ns(CLOCK_MONOTONIC) - start);
 }
