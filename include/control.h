@@ -20,6 +20,7 @@
 #define MP_THUNK_NAME "mempulse-thunk"
 
 #define MP_HURRY_US 100u /* the switch interval (CPython's default: 5000 us) while the agent is helped to the GIL */
+#define MP_INTERVAL_MAX_US 100000000u /* a word that says more is taken for none */
 
 #define MP_CONTROL_MAGIC 0x4c52544e4f43504dull /* "MPCONTRL" */
 

@@ -15,7 +15,6 @@
 #define HURRY_AGAIN_NS 1000000000ull /* a C function that keeps the GIL is not hurried by this */
 #define HURRY_STEPS 30
 #define HURRY_STEP_MS 1
-#define INTERVAL_MAX_US 100000000u
 
 struct hurry {
     pid_t live;
@@ -73,19 +72,22 @@ static void bring_back_in_children(const struct hurry *h, pid_t pid, const struc
 
 bool inject_hurry(pid_t pid, const struct inject_agent *a, uint64_t *next_ns)
 {
-    struct hurry h = {.live = proc_live_task(pid), .control = a->control_addr};
+    struct hurry h = {.control = a->control_addr};
     uint64_t now = clock_mono_ns(), was;
     struct mp_control c;
     struct mp_boot b;
 
-    if (now < *next_ns || h.live < 0 || ours_read_control(h.live, h.control, &c) < 0 ||
+    if (now < *next_ns)
+        return false;
+    h.live = proc_live_task(pid);
+    if (h.live < 0 || ours_read_control(h.live, h.control, &c) < 0 ||
         c.agent_tid != a->control.agent_tid || !c.gil_since_ns || now - c.gil_since_ns < HURRY_AFTER_NS ||
         now < c.gil_since_ns || c.state >= MP_STATE_GONE || inject_read_boot(pid, c.region_base, &b) < 0)
         return false;
     *next_ns = now + HURRY_AGAIN_NS;
     h.interval = b.switch_interval;
     if (!h.interval || mem_read(h.live, h.interval, &was, sizeof(was)) < 0 || was <= MP_HURRY_US ||
-        was > INTERVAL_MAX_US || set(&h, h.control + offsetof(struct mp_control, interval_was), was) < 0)
+        was > MP_INTERVAL_MAX_US || set(&h, h.control + offsetof(struct mp_control, interval_was), was) < 0)
         return false;
     (void)FAULT_POINT("hurry", 0);
     if (set(&h, h.interval, MP_HURRY_US) < 0)

@@ -80,10 +80,10 @@ bool inject_session_gone(pid_t pid, uint64_t region_base, int32_t agent_tid);
 /* Asks the agent to leave through its control block. 0 or negative enum mp_err. */
 int inject_request_detach(pid_t pid, const struct inject_agent *a, struct mp_failure *f) MP_MUST_CHECK;
 
-/* Helps an agent to the GIL that waits for it for long (50 ms), or has lost it again. A waiter asks for
- * the GIL only after a switch interval in which nobody gave it away; where it is given
- * away often and for microseconds, the waiter loses each race, and never asks. So the
- * interval is brought down for at most 30 ms, during which this call waits. Who brings
+/* Helps an agent to the GIL that waits for it for long (50 ms), or has lost it again. A
+ * waiter asks for the GIL only after a switch interval in which nobody gave it away; where
+ * it is given away often and for microseconds, the waiter loses each race, and never asks.
+ * So the interval is brought down for at most 30 ms, during which this call waits. Who brings
  * it back: struct mp_control. Does nothing where the interval's place is not known.
  * True when the interval was brought down. *next_ns (0 at first): not again before then,
  * a second later where it was in vain. */
@@ -121,8 +121,9 @@ int inject_verify(pid_t pid, const struct inject_snapshot *before, struct inject
 
 /* Waits until nothing of ours is left in pid, at most timeout_ms; polls with 1 ms
  * steps. The last thread of ours has no mark any more between its munmap and its exit:
- * threads that may be it (`departing`) are waited for 100 ms, and are the target's then. Returns 1 clean, 0 not within the time (*ret says what is left), negative enum
- * mp_err otherwise (MP_E_TARGET_EXITED when the process went away). */
+ * threads that may be it (`departing`) are waited for 100 ms, and are the target's then.
+ * Returns 1 clean, 0 not within the time (*ret says what is left), negative enum mp_err
+ * otherwise (MP_E_TARGET_EXITED when the process went away). */
 int inject_wait_clean(pid_t pid, const struct inject_snapshot *before, unsigned timeout_ms,
                       struct inject_diff *ret, struct mp_failure *f) MP_MUST_CHECK;
 

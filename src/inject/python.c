@@ -297,8 +297,6 @@ enum mp_py_sym python_resolve(struct view *v, const struct python_id *id, uint64
 
 /* --- the switch interval ----------------------------------------------------- */
 
-#define INTERVAL_MAX_US 100000000u
-
 /* From 3.12 on each interpreter has a GIL, the main one its own, inside of itself:
  * offsets of PyInterpreterState.ceval.gil and the size of what it must point into
  * (Include/internal/pycore_interp.h; the size is that of the least patch release). */
@@ -351,7 +349,7 @@ raddr_t python_switch_interval(struct view *v, const struct python_id *id)
     unsigned minor = id->version >> 16 & 0xff;
     raddr_t at = minor < 12 ? interval_of_process(v, id->module->elf) : interval_of_interp(v, id->module->elf, minor);
     uint64_t us;
-    if (!at || at % sizeof(us) || mem_read(v->pid, at, &us, sizeof(us)) < 0 || us < 1 || us > INTERVAL_MAX_US)
+    if (!at || at % sizeof(us) || mem_read(v->pid, at, &us, sizeof(us)) < 0 || us < 1 || us > MP_INTERVAL_MAX_US)
         return 0;
     return at;
 }
