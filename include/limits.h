@@ -17,6 +17,9 @@
                                   the first on, so that only a flood of records uses them all */
 
 #define MP_RSS_FRESH_NS 20000  /* a thread without page faults takes its last reading of statm for so long */
+#define MP_RSS_CALM_NS 500000  /* and at the edges of a function that was read MP_RSS_CALM_AFTER times, since memory */
+#define MP_RSS_CALM_AFTER 64   /* last moved without a fault of the thread's, for so long */
+#define MP_COLD_NS 20000       /* an edge so long after the thread's last one finds its caches full of other things */
 #define MP_ROLLUP_NS_MAX 5000000ull /* a reading of smaps_rollup that takes longer is not made in a hook: the thread
                                   stands meanwhile, with the GIL, and so does every mmap of the process. It is
                                   as long as CPython lets one thread wait for another anyway (switch interval) */

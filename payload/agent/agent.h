@@ -51,6 +51,7 @@ struct code {
     uint32_t active;   /* 3.12+: tracked calls of it that have not returned */
     uint32_t tick;     /* g.tick of the counts that follow, of calls while the governor samples */
     uint32_t calls, calls_before; /* in this tick, in the one before */
+    uint32_t calm, calm_since; /* meter.c: readings of statm at its edges while g.moves was calm_since */
     uint32_t text_len; /* of name, file, module, one after the other, behind this struct */
     struct mp_code wire;
     char text[];
@@ -161,6 +162,7 @@ struct thread {
     /* the last reading of statm on this thread: pages, when, and its raw fault count then */
     int64_t rss_pages;
     uint64_t rss_time, rss_faults;
+    uint64_t edge_time; /* of the last edge that was measured */
     uint64_t touched[TOUCH_WORDS]; /* pages of this mapping that were written before, a bit each */
     /* ring: producer */
     uint64_t head; /* release-stored by hooks */
@@ -208,10 +210,11 @@ struct rollup {
 int meter_init(void); /* 0 or -errno: statm can't be opened */
 void meter_release(void);
 uint64_t clock_ns(int clock);
-void meter_entry(struct thread *th, struct reading *r); /* the clock last */
-void meter_exit(struct thread *th, struct reading *r);  /* the clock first */
-bool meter_time_this(void);     /* whether this edge is one of the few that are timed */
-void meter_timed(uint64_t ns);  /* what such an edge took, without statm and smaps_rollup */
+/* Both return whether statm was read. */
+bool meter_entry(struct thread *th, struct code *code, struct reading *r); /* the clock last */
+bool meter_exit(struct thread *th, struct code *code, struct reading *r);  /* the clock first */
+bool meter_time_this(void); /* whether this edge is one of the few that are timed */
+void meter_timed(uint64_t ns, bool statm); /* what such an edge took, without smaps_rollup; whether it read statm */
 int64_t meter_rss(void); /* pages as statm says, or -1 */
 bool rollup_due(uint64_t now);
 bool rollup_news(void); /* since the last time: readings take too long, none is made any more */
@@ -401,9 +404,11 @@ struct agent {
     int64_t self_pages;  /* resident pages that we added after the start */
     uint64_t events;     /* slow-path hook entries */
     uint64_t edges;      /* metered edges */
-    uint64_t statm_reads; /* of which this many read statm */
+    uint64_t cold;       /* of which this many came MP_COLD_NS after the thread's last one */
+    uint32_t moves;      /* counts readings of statm that had changed without a fault of the thread's */
     uint64_t skipped;    /* calls that the governor's draw left out */
     uint64_t faded;      /* 3.12+: DISABLE answers */
+    uint64_t fading;     /* 3.12+: events that count towards one, among the events */
     uint64_t raises;     /* 3.12+: events of exceptions, throw and unwind, among the events */
     uint32_t force;      /* counts changes of g.gov that threads have to follow; FORCE_EPOCH counts
                             pauses: tracked calls of another epoch are void */
@@ -423,7 +428,8 @@ struct agent {
     uint64_t cost_edge_ns;  /* clock and getrusage; from then on as timed in hooks (meter_timed) */
     uint64_t edge_ns;       /* sum of that over all edges */
     uint32_t timed_left;    /* edges to the next one that is timed */
-    uint64_t cost_statm_ns;
+    uint64_t cost_statm_ns; /* likewise */
+    uint64_t statm_ns;
 
     /* agent */
     int wake_fd;

@@ -6,21 +6,26 @@
  *   passed   the thunk's compares. Up to 3.10 2 ns; on 3.11 25 ns, since a call
  *            through the slot is no longer inlined: nearly all of it is the
  *            interpreter's
- *   faded    from 3.12: a function's events were switched off (FADE_COST_NS)
- *   event    a slow-path entry: `passed` and 8 ns of ours; from 3.12 90 ns, the way
- *            through sys.monitoring and back, and 50 ns more for one with an exception,
- *            which CPython has to make an object of
+ *   faded    from 3.12: a function's events were switched off (FADE_COST_NS), and the
+ *            events until then
+ *   raise    from 3.12: an event of a call that ends by an exception, or resumes by one:
+ *            90 ns and 150 ns more, CPython has to make an object of the exception
+ *   event    another slow-path entry: `passed` and 8 ns of ours; from 3.12 90 ns, the way
+ *            through sys.monitoring and back
  *   edge     an entry or exit that is measured: clock, getrusage and the record, as
  *            one edge in 61 is timed where it happens (before the first: as the
  *            self-test at the attach timed the two), and 120 ns of ours around it
  *   statm    its reading, where one was needed: timed likewise
+ *   cold     an edge MP_COLD_NS or more after the thread's last one: what it has to fetch
+ *            before the clock runs, and what the program has to fetch again after it
  *   rollup   smaps_rollup: timed at every reading
  *
- * The first two are the floor: they are paid while the hook is there, whatever is
+ * The first three are the floor: they are paid while the hook is there, whatever is
  * traced, and are not judged (policy.h).
  *
- * The constants were taken with tests/agent/bench.py, per version, on one machine:
- * another one differs by its clock, which a goal of a few per cent can stand. What depends on the kernel and on the process is measured. */
+ * The constants were taken with tests/agent/bench.py, per version, and `cold` and `raise`
+ * by twins (tests/bench), on one machine: another one differs by its clock, which a goal
+ * of a few per cent can stand. What depends on the kernel and on the process is measured. */
 #include "agent/governor.h"
 
 #include "agent/policy.h"
@@ -35,8 +40,9 @@
 #define PASSED_311_NS 25u
 #define EVENT_NS 8u
 #define EVENT_MONITORING_NS 90u
-#define RAISE_NS 50u
+#define RAISE_NS 150u
 #define EDGE_NS 120u
+#define COLD_NS 1000u
 
 struct counters {
     uint64_t wall, process, agent, hook, floor, rollup;
@@ -72,15 +78,16 @@ uint64_t governor_events(void)
 
 static uint64_t floor_ns(void)
 {
-    return passed_count() * passed_ns() + g.faded * FADE_COST_NS;
+    return passed_count() * passed_ns() + g.faded * FADE_COST_NS + g.fading * EVENT_MONITORING_NS +
+           g.raises * (EVENT_MONITORING_NS + RAISE_NS);
 }
 
 uint64_t governor_hook_ns(void)
 {
     uint64_t event = g.minor >= 12 ? EVENT_MONITORING_NS : passed_ns() + EVENT_NS;
 
-    return floor_ns() + (g.events + g.line_events) * event + g.raises * RAISE_NS + g.edges * EDGE_NS + g.edge_ns +
-           g.statm_reads * g.cost_statm_ns + g.rollup_ns;
+    return floor_ns() + (g.events - g.fading - g.raises + g.line_events) * event + g.edges * EDGE_NS + g.edge_ns +
+           g.cold * COLD_NS + g.statm_ns + g.rollup_ns;
 }
 
 static struct counters counters_now(uint64_t now)

@@ -21,14 +21,16 @@
 
 #define WALK_MAX (1 << 17) /* frames walked at a thread's first event */
 #define DEEP 0x40000000    /* deeper than any limit */
-#define HEAT_SLOTS 4096u   /* a power of two */
+#define HEAT_SETS 1024u    /* a power of two */
+#define HEAT_WAYS 4u       /* a cache line of them */
 #define FADE_AFTER 64      /* events outside of the depth until a function is switched off */
 #define FADE_AGAIN 4       /* the same for one that was switched off before */
 #define HEAT_NEAR UINT16_MAX
 #define STALE_LOOK 4u      /* tracked calls that a return is compared with before greenlets are known */
 
 /* A cache of what is known of code objects that are called below the depth; one that
- * is pushed out by another counts anew. */
+ * is pushed out by another counts anew. With one place for a code object two that take
+ * turns pushed each other out for ever, and neither was switched off. */
 static struct heat {
     const void *pycode; /* not owned: only compared */
     uint32_t round;     /* g.round of the count; of HEAT_NEAR: code's near_in */
@@ -38,7 +40,7 @@ static struct heat {
 
 int events_init(void)
 {
-    heat = mem_map(HEAT_SLOTS * sizeof(*heat), true);
+    heat = mem_map(HEAT_SETS * HEAT_WAYS * sizeof(*heat), true);
     return heat ? 0 : -SYS_ENOMEM;
 }
 
@@ -54,19 +56,37 @@ static inline bool is_near(const struct code *c)
     return c->near_in == near_stamp();
 }
 
+static unsigned heat_worth(const struct heat *h)
+{
+    return !h->pycode ? 0 : h->count == HEAT_NEAR || h->round == g.round ? 1u + h->count : 1;
+}
+
+/* Puts a code object that is not in its set into the place of the one worth least. */
+static struct heat *heat_enter(struct heat *set, const void *pycode)
+{
+    const struct code *c = code_known(pycode);
+    struct heat *h = set;
+
+    for (unsigned i = 1; i < HEAT_WAYS; i++)
+        if (heat_worth(&set[i]) < heat_worth(h))
+            h = &set[i];
+    *h = (struct heat){ .pycode = pycode, .round = g.round };
+    if (c && is_near(c))
+        *h = (struct heat){ .pycode = pycode, .round = c->near_in, .count = HEAT_NEAR };
+    return h;
+}
+
 static inline struct heat *heat_of(const void *pycode)
 {
-    struct heat *h = &heat[((uint64_t)(uintptr_t)pycode * 0x9e3779b97f4a7c15ull >> 40) % HEAT_SLOTS];
-    const struct code *c;
+    struct heat *set = &heat[((uint64_t)(uintptr_t)pycode * 0x9e3779b97f4a7c15ull >> 40) % HEAT_SETS * HEAT_WAYS];
+    struct heat *h = set;
 
-    if (unlikely(h->pycode != pycode)) {
-        c = code_known(pycode);
+    while (h < set + HEAT_WAYS && h->pycode != pycode)
+        h++;
+    if (unlikely(h == set + HEAT_WAYS))
+        return heat_enter(set, pycode);
+    if (unlikely(h->count == HEAT_NEAR && h->round != near_stamp()))
         *h = (struct heat){ .pycode = pycode, .round = g.round };
-        if (c && is_near(c))
-            *h = (struct heat){ .pycode = pycode, .round = c->near_in, .count = HEAT_NEAR };
-    } else if (unlikely(h->count == HEAT_NEAR && h->round != near_stamp())) {
-        *h = (struct heat){ .pycode = pycode, .round = g.round };
-    }
     return h;
 }
 
@@ -78,6 +98,7 @@ static PyObj *far_event(const void *pycode)
 
     if (h->count == HEAT_NEAR)
         return monitor_none;
+    g.fading++;
     if (h->round != g.round) {
         h->faded = h->faded || h->count >= FADE_AFTER;
         h->round = g.round;

@@ -1,7 +1,8 @@
 /* Memory and time at the edges of traced calls.
  *
- * rss      /proc/self/statm through a kept fd (0.5-0.9 us), where the thread has
- *          faulted or its last reading is MP_RSS_FRESH_NS old; see statm_sync
+ * rss      /proc/self/statm through a kept fd (0.5-0.9 us, and as much again for what
+ *          it pushes out of the caches), where the thread has faulted or its last
+ *          reading is too old; see rss_fresh, statm_sync
  * own      minor faults of this thread, getrusage(RUSAGE_THREAD); the same call
  *          gives ru_maxrss of the process (kernel/sys.c getrusage: out_thread)
  * uss...   /proc/self/smaps_rollup, whose cost grows with the process, under a
@@ -90,25 +91,47 @@ int64_t meter_rss(void)
 }
 
 /* Whether the thread's last reading of statm still stands: it has faulted no page
- * since, and the reading is younger than MP_RSS_FRESH_NS. What others did, or what
- * was given back, in so short a time is read at the next edge. */
-static bool rss_fresh(const struct thread *th, uint64_t raw_faults, uint64_t now)
+ * since, and the reading is young. What others did, or what was given back, in so short
+ * a time is read at a later edge. How short: MP_RSS_FRESH_NS; where nothing of that kind
+ * has been seen while the function was read MP_RSS_CALM_AFTER times, MP_RSS_CALM_NS. */
+static bool rss_fresh(const struct thread *th, const struct code *code, uint64_t raw_faults, uint64_t now)
 {
-    return th->rss_faults == raw_faults && now - th->rss_time < MP_RSS_FRESH_NS;
+    uint64_t age = now - th->rss_time;
+
+    if (th->rss_faults != raw_faults)
+        return false;
+    if (likely(age < MP_RSS_FRESH_NS))
+        return true;
+    return age < MP_RSS_CALM_NS && code->calm >= MP_RSS_CALM_AFTER && code->calm_since == g.moves;
 }
 
-/* Fills *r but for its time. `now` is a clock that was read just before or after. */
-static void probe_rss(struct thread *th, struct reading *r, uint64_t raw_faults, uint64_t now)
+static void rss_read(struct thread *th, struct code *code, uint64_t raw_faults, uint64_t now)
 {
-    if (r->has_own && rss_fresh(th, raw_faults, now)) {
-        r->rss = th->rss_pages;
-    } else {
-        r->rss = meter_rss();
-        th->rss_pages = r->rss;
-        th->rss_time = now;
-        th->rss_faults = raw_faults;
-        g.statm_reads++;
+    int64_t pages = meter_rss();
+
+    /* faults of its own explain more, never less */
+    if (pages < th->rss_pages || (pages > th->rss_pages && th->rss_faults == raw_faults))
+        g.moves++;
+    if (code->calm_since != g.moves) {
+        code->calm_since = g.moves;
+        code->calm = 0;
     }
+    code->calm++;
+    th->rss_pages = pages;
+    th->rss_time = now;
+    th->rss_faults = raw_faults;
+    g.statm_ns += g.cost_statm_ns;
+}
+
+/* Fills *r but for its time. `now` is a clock that was read just before or after.
+ * Returns whether statm was read. */
+static bool probe_rss(struct thread *th, struct code *code, struct reading *r, uint64_t raw_faults, uint64_t now)
+{
+    bool read = !r->has_own || !rss_fresh(th, code, raw_faults, now);
+
+    if (read)
+        rss_read(th, code, raw_faults, now);
+    r->rss = th->rss_pages;
     r->has_rss = r->rss >= 0;
     /* ru_maxrss is brought up to date lazily: a peak is never below what is there now. */
     if (r->has_own && r->has_rss && (uint64_t)r->rss * 4096 > r->peak)
@@ -117,6 +140,9 @@ static void probe_rss(struct thread *th, struct reading *r, uint64_t raw_faults,
     r->rss -= g.self_pages;
     g.edges++;
     g.edge_ns += g.cost_edge_ns;
+    g.cold += now - th->edge_time >= MP_COLD_NS;
+    th->edge_time = now;
+    return read;
 }
 
 static uint64_t probe_own(struct thread *th, struct reading *r)
@@ -132,25 +158,27 @@ static uint64_t probe_own(struct thread *th, struct reading *r)
     return r->has_own ? (uint64_t)ru.minflt : 0;
 }
 
-void meter_entry(struct thread *th, struct reading *r)
+bool meter_entry(struct thread *th, struct code *code, struct reading *r)
 {
-    uint64_t raw = probe_own(th, r), reads = g.statm_reads;
+    uint64_t raw = probe_own(th, r);
+    bool read;
 
     if (unlikely(r->foreign))
-        return;
+        return false;
     r->time = clock_ns(CLOCK_MONOTONIC);
-    probe_rss(th, r, raw, r->time);
-    if (g.statm_reads != reads)
+    read = probe_rss(th, code, r, raw, r->time);
+    if (read)
         r->time = clock_ns(CLOCK_MONOTONIC);
+    return read;
 }
 
-void meter_exit(struct thread *th, struct reading *r)
+bool meter_exit(struct thread *th, struct code *code, struct reading *r)
 {
     uint64_t raw;
 
     r->time = clock_ns(CLOCK_MONOTONIC);
     raw = probe_own(th, r);
-    probe_rss(th, r, raw, r->time);
+    return probe_rss(th, code, r, raw, r->time);
 }
 
 /* An edge in the midst of a program finds cold caches, and costs more than the self-test's
@@ -167,12 +195,20 @@ bool meter_time_this(void)
     return true;
 }
 
-void meter_timed(uint64_t ns)
+static void price(uint64_t *cost, uint64_t ns)
 {
-    uint64_t most = TIMED_MOST * g.cost_edge_ns;
+    uint64_t most = TIMED_MOST * *cost;
 
     ns = ns < most ? ns : most;
-    g.cost_edge_ns = (g.cost_edge_ns * (TIMED_WEIGHT - 1) + ns + TIMED_WEIGHT / 2) / TIMED_WEIGHT;
+    *cost = (*cost * (TIMED_WEIGHT - 1) + ns + TIMED_WEIGHT / 2) / TIMED_WEIGHT;
+}
+
+void meter_timed(uint64_t ns, bool statm)
+{
+    if (statm)
+        price(&g.cost_statm_ns, ns > g.cost_edge_ns ? ns - g.cost_edge_ns : 0);
+    else
+        price(&g.cost_edge_ns, ns);
 }
 
 /* The price of a reading may be given up like any other: with --max-overhead 0 nothing is. */

@@ -109,7 +109,7 @@ static bool cut_all(struct policy *p)
 
 static bool give_up(struct policy *p, uint32_t ppm, bool rest_over)
 {
-    uint64_t times_over = ((uint64_t)ppm + p->asked.goal_ppm - 1) / p->asked.goal_ppm;
+    uint64_t times_over = ((uint64_t)ppm + p->room_ppm - 1) / p->room_ppm;
 
     p->calm = 0;
     if (p->trial && p->hold < POLICY_HOLD_MAX)
@@ -126,7 +126,7 @@ static uint32_t back_sample(const struct policy *p, uint32_t ppm)
     uint32_t n = p->now.sample_log2 - 1;
 
     for (int k = 0; k < 2 && n; k++, n--)
-        if ((uint64_t)ppm << (p->now.sample_log2 - n + 1) > p->asked.goal_ppm / 4 * 3)
+        if ((uint64_t)ppm << (p->now.sample_log2 - n + 1) > p->room_ppm / 4 * 3)
             break;
     return n;
 }
@@ -161,22 +161,31 @@ static void trial_passes(struct policy *p)
         p->hold /= 2;
 }
 
+/* What the floor leaves of the goal for what is traced: at least half of it. */
+static uint32_t room_ppm(uint32_t goal, uint32_t floor)
+{
+    uint32_t least = goal - goal / 2;
+
+    return goal > floor && goal - floor > least ? goal - floor : least;
+}
+
 bool policy_next(struct policy *p, const struct policy_window *w)
 {
     uint64_t work = policy_work(w), floor = w->floor_ns < w->hook_ns ? w->floor_ns : w->hook_ns;
     uint64_t cut = w->hook_ns - floor, rest = cut > w->rollup_ns ? cut - w->rollup_ns : 0;
-    uint32_t ppm, goal = p->asked.goal_ppm;
+    uint32_t ppm;
     bool idle = policy_idle(w), changed = false;
 
-    if (!goal || !w->wall_ns)
+    if (!p->asked.goal_ppm || !w->wall_ns)
         return false;
     if (work < w->wall_ns / POLICY_SPARE)
         work = w->wall_ns / POLICY_SPARE;
     ppm = policy_ppm(cut, work);
-    if (!idle && ppm > goal) {
-        changed = give_up(p, ppm, policy_ppm(rest, work) > goal);
+    p->room_ppm = room_ppm(p->asked.goal_ppm, policy_ppm(floor, work));
+    if (!idle && ppm > p->room_ppm) {
+        changed = give_up(p, ppm, policy_ppm(rest, work) > p->room_ppm);
     } else {
-        p->calm = idle || ppm <= goal / 2 ? p->calm + 1 : 0;
+        p->calm = idle || ppm <= p->room_ppm / 2 ? p->calm + 1 : 0;
         if (p->now.stage != MP_STAGE_FULL && p->calm >= p->hold) {
             take_back(p, idle ? 0 : ppm);
             changed = true;

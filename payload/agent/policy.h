@@ -16,8 +16,8 @@
  * it has time to spare, and a few probes beside next to no work would look dear.
  *
  * Only the cost of what is traced is judged. What a hook costs by being there (the
- * floor) goes with the hook alone: letting it decide would end in tracing nothing,
- * for the price of a hook. */
+ * floor) goes with the hook alone: it takes its part of the goal, but no more than half,
+ * since letting it decide would end in tracing nothing, for the price of a hook. */
 #ifndef AGENT_POLICY_H
 #define AGENT_POLICY_H
 
@@ -52,6 +52,7 @@ struct policy_state {
 struct policy {
     struct policy_asked asked;
     struct policy_state now;
+    uint32_t room_ppm; /* of the last window: what may be traced for */
     uint32_t calm;  /* windows in a row that would allow a step back */
     uint32_t hold;  /* so many are needed */
     uint32_t trial; /* windows left in which a cut puts the last step back in the wrong */

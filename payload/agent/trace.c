@@ -51,19 +51,19 @@ int call_weight(struct thread *th, struct code *code)
 
 void call_begin(struct thread *th, struct call *c)
 {
-    bool timed = meter_time_this();
-    uint64_t start = unlikely(timed) ? clock_ns(CLOCK_MONOTONIC) : 0, reads = g.statm_reads;
+    bool timed = meter_time_this(), statm;
+    uint64_t start = unlikely(timed) ? clock_ns(CLOCK_MONOTONIC) : 0;
     struct reading r;
     struct rollup roll;
 
     c->has_uss = 0;
-    meter_entry(th, &r);
+    statm = meter_entry(th, c->code, &r);
     if (unlikely(r.foreign)) {
         c->kind = CALL_PASS;
         return;
     }
-    if (unlikely(timed) && g.statm_reads == reads)
-        meter_timed(r.time - start);
+    if (unlikely(timed))
+        meter_timed(r.time - start, statm);
     if (unlikely(rollup_wanted(r.time, r.rss, c->code)) && meter_rollup(th, 2, &roll)) {
         c->has_uss = 1;
         c->uss0 = roll.uss;
@@ -122,11 +122,11 @@ void call_end(struct call *c, unsigned flags)
     struct thread *th = c->thread;
     struct mp_record *rec;
     struct reading r;
-    uint64_t dur, probed, reads = g.statm_reads;
-    bool timed = meter_time_this();
+    uint64_t dur, probed;
+    bool timed = meter_time_this(), statm;
     uint64_t start = unlikely(timed) ? clock_ns(CLOCK_MONOTONIC) : 0;
 
-    meter_exit(th, &r);
+    statm = meter_exit(th, c->code, &r);
     probed = th->probe_ns - c->probe0;
     dur = r.time - c->time0 - probed;
     if (unlikely((g.opt.min_bytes || g.opt.min_time_ns) && filtered(&r, c, dur))) {
@@ -156,6 +156,6 @@ void call_end(struct call *c, unsigned flags)
         rec->flags |= MP_REC_HAS_OWN;
     fill_uss(c, &r, rec);
     ring_commit(th);
-    if (unlikely(timed) && g.statm_reads == reads && !(rec->flags & MP_REC_HAS_USS))
-        meter_timed(clock_ns(CLOCK_MONOTONIC) - start);
+    if (unlikely(timed) && !(rec->flags & MP_REC_HAS_USS))
+        meter_timed(clock_ns(CLOCK_MONOTONIC) - start, statm);
 }

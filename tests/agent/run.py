@@ -177,14 +177,38 @@ def fades(run):
 
 
 @test(since=(3, 12))
+def rotates(run):
+    """Functions share the places in which their calls below the depth are counted: those
+    that take turns may not keep each other from being switched off. Each has 64 events,
+    and 4 in each of some rounds."""
+    check_basic(run)
+    assert run.session.stats[-1].events < 1500 * 200, run.session.stats[-1].events
+
+
+@test(since=(3, 12))
 def unwinds(run):
     """An exception that leaves a function is an event each time, and no switching off; it
     has a price of its own."""
     check_basic(run)
     last = run.session.stats[-1]
     assert last.events >= 20000, last.events
-    assert last.hook_ns >= 90 * last.events + 50 * 20000, "%d ns for %d events" % (last.hook_ns, last.events)
-    assert run.session.bye.account.floor < 3000 * 1000, "%d ns for functions that were switched off" % run.session.bye.account.floor
+    raised = 20000 * (90 + 150)
+    floor = run.session.bye.account.floor
+    assert last.hook_ns >= floor >= raised, "%d ns, of it %d by presence, for %d events" % (last.hook_ns, floor, last.events)
+    assert floor < raised + 3000 * 1000, "%d ns for functions that were switched off" % floor
+
+
+@test()
+def calm(run):
+    """statm is not read at each edge of a function of which nothing of note was seen, but
+    what a function gives back is still seen where it happens."""
+    check_basic(run)
+    edges = 2 * 2000
+    reads = run.first["result"]
+    spent = sum(r.dur for r in run.session.calls("steady")[-2020:-20]) / 1e9
+    assert 0 < reads < edges / 4, "%d readings for %d edges in %.2f s" % (reads, edges, spent)
+    given = run.session.calls("giver")
+    assert len(given) == 20 and all(r.own == 0 and -21 <= r.rss_delta <= -20 for r in given), given
 
 
 @test("growth", ppm=100000000)

@@ -4,6 +4,7 @@ import gc
 import mmap
 import sys
 import threading
+import time
 
 PAGE = 4096
 keep = []
@@ -35,6 +36,39 @@ def growth(agent, before):
         middle(100)
         idle(100)
     return None
+
+
+# -- calm: statm is read now and then where nothing moves, and at every edge where it may ---
+
+def steady():
+    end = time.perf_counter() + 50e-6
+    while time.perf_counter() < end:
+        pass
+
+
+def giver():
+    keep.pop().close()
+
+
+def reads():
+    """How often this process has read a file."""
+    with open("/proc/self/io") as f:
+        return int(f.read().split("syscr:")[1].split()[0])
+
+
+def calm(agent, before):
+    for i in range(40):
+        grower(20)
+    for i in range(200):
+        steady()
+    first = reads()
+    for i in range(2000):
+        steady()
+    many = reads() - first
+    for i in range(20):
+        giver()
+        steady()
+    return many
 
 
 # -- deep: nothing deeper than the depth may be seen -----------------------------
@@ -75,6 +109,24 @@ def fades(agent, before):
         far(-1)
         time.sleep(0.03)
     nest(6, 100000)
+
+
+# -- rotates: many functions below the depth, each called once a turn --------------------
+
+def rotates(agent, before):
+    functions = {}
+    for i in range(1500):
+        exec("def f%d(): pass" % i, functions)
+    functions = [f for name, f in functions.items() if name.startswith("f")]
+
+    def turns(n):
+        for i in range(n):
+            for f in functions:
+                f()
+
+    def down(depth, n):
+        down(depth - 1, n) if depth else turns(n)
+    down(6, 400)
 
 
 # -- unwinds: exceptions below the depth, events that can't be switched off -----------------

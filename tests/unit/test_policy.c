@@ -78,10 +78,13 @@ START_TEST(test_table)
         {GOAL, 3, 0, {10000, 130, 21, 0, 0}, MP_STAGE_DEPTH, 2, 0, 0},
         {GOAL, 3, 0, {10000, 1121, 21, 0, 0}, MP_STAGE_FULL, 3, 0, 0},
         {GOAL, 3, 0, {10000, 1129, 29, 0, 0}, MP_STAGE_DEPTH, 2, 0, 0},
-        /* what the hook costs by its presence is not judged; the rest is */
+        /* what the hook costs by its presence takes its part of the goal, up to half; the rest is judged */
+        {GOAL, 3, 0, {1000, 509, 9, 4, 0}, MP_STAGE_FULL, 3, 0, 0},
+        {GOAL, 3, 0, {1000, 511, 11, 4, 0}, MP_STAGE_DEPTH, 2, 0, 0},
         {GOAL, 3, 0, {1000, 700, 200, 195, 0}, MP_STAGE_FULL, 3, 0, 0},
-        {GOAL, 3, 0, {1000, 700, 200, 185, 0}, MP_STAGE_DEPTH, 2, 0, 0},
+        {GOAL, 3, 0, {1000, 700, 200, 194, 0}, MP_STAGE_DEPTH, 2, 0, 0},
         {GOAL, 3, 0, {1000, 700, 200, 999, 0}, MP_STAGE_FULL, 3, 0, 0},
+        {GOAL, 1, 0, {1000, 700, 200, 180, 0}, MP_STAGE_SAMPLED, 1, 2, 0},
     };
     const struct policy_window *w = &rows[_i].w;
     struct policy_window ns = {w->wall_ns * MS, w->cpu_ns * MS, w->hook_ns * MS, w->floor_ns * MS, w->rollup_ns * MS};
@@ -93,7 +96,7 @@ START_TEST(test_table)
     expect(&p, rows[_i].stage, rows[_i].to_depth, rows[_i].to_sample, rows[_i].to_rollup);
 }
 END_TEST
-#define TABLE_ROWS 25
+#define TABLE_ROWS 28
 
 /* A flood that nothing stops goes through every stage in order, and then stays quiet. */
 START_TEST(test_order)
