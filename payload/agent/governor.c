@@ -34,7 +34,8 @@
 #define CPU_OF_PROCESS 2 /* CLOCK_PROCESS_CPUTIME_ID */
 #define CPU_OF_THREAD 3  /* CLOCK_THREAD_CPUTIME_ID */
 #define WINDOW_NS 1000000000ull
-#define WINDOW_SHORT_NS 250000000ull /* the first one, and while things change: a flood is met early */
+#define WINDOW_TRIAL_NS 250000000ull /* while a step back is on trial */
+#define WINDOW_SHORT_NS 100000000ull /* the first one, and after a cut: a flood is met early */
 
 #define PASSED_NS 2u
 #define PASSED_311_NS 25u
@@ -259,7 +260,7 @@ void governor_tick(uint64_t now)
         announce();
     }
     account_publish();
-    window_end = now + (changed || policy.trial ? WINDOW_SHORT_NS : WINDOW_NS);
+    window_end = now + (policy.trial ? WINDOW_TRIAL_NS : changed ? WINDOW_SHORT_NS : WINDOW_NS);
 }
 
 void governor_stop(uint64_t now)

@@ -275,7 +275,7 @@ def servers_(run):
 
 
 def one_server(run, python, kind):
-    result = servers.alternate(python, kind, Attached(run.program), 1 if run.quick else 4, 1 if run.quick else 4)
+    result = servers.crossed(python, kind, Attached(run.program), 1 if run.quick else 3, 1 if run.quick else 3)
     result.update(summarise(result.pop("found")))
     return result
 

@@ -1,8 +1,11 @@
 """Throughput and latency of servers under wrk (or client.py), with and without mempulse."""
+import concurrent.futures
+import math
 import os
 import re
 import shutil
 import socket
+import statistics
 import struct
 import subprocess
 import sys
@@ -99,24 +102,74 @@ def has_control(python):
     return "--no-control-socket" in text
 
 
-def alternate(python, kind, tool, pairs, seconds):
-    """The ratios of throughput (with / without: 1 is best) and of p99."""
-    with Server(python, kind) as server:
-        server.load(1)
-        plain, with_tool, found = [], [], []
-        for i in range(pairs + 1):
-            plain.append(server.load(seconds))
-            if i == pairs:
-                break
-            tool.begin(server)
-            server.load(SETTLE)
-            with_tool.append(server.load(seconds))
-            found.append(dict(tool.end(server), deep=True))
-    neighbours = [(plain[i], plain[i + 1]) for i in range(pairs)]
-    return {
-        "throughput": measure.spread([t[0] * 2 / (a[0] + b[0]) for t, (a, b) in zip(with_tool, neighbours)]),
-        "p99": measure.spread([t[1] * 2 / (a[1] + b[1]) for t, (a, b) in zip(with_tool, neighbours)]),
-        "noise": measure.spread([a[0] / b[0] for a, b in neighbours]),
-        "plain_rps": measure.spread([p[0] for p in plain]), "plain_p99_ms": measure.spread([p[1] for p in plain]),
-        "tool_rps": measure.spread([p[0] for p in with_tool]), "tool_p99_ms": measure.spread([p[1] for p in with_tool]),
-        "found": found}
+def cpu_of(pid):
+    """Nanoseconds on a CPU, of all threads that live (schedstat: exact, where stat counts ticks)."""
+    total = 0
+    for tid in os.listdir("/proc/%d/task" % pid):
+        with open("/proc/%d/task/%s/schedstat" % (pid, tid)) as f:
+            total += int(f.read().split()[0])
+    return total
+
+
+def apart(twins):
+    """Both servers onto the last CPU, all else, this process and its children, off it."""
+    cpus = os.sched_getaffinity(0)
+    last = max(cpus)
+    for server in twins:
+        for pid in {server.pid, server.process.pid}:
+            for tid in os.listdir("/proc/%d/task" % pid):
+                os.sched_setaffinity(int(tid), {last})
+    os.sched_setaffinity(0, cpus - {last} or cpus)
+    return cpus
+
+
+class Loaded(object):
+    """A window: what the client saw, and what it cost the server."""
+
+    def __init__(self, server, seconds):
+        before = cpu_of(server.pid)
+        self.rate, self.p99, self.requests = server.load(seconds)
+        self.cpu_us = (cpu_of(server.pid) - before) / 1e3 / self.requests
+
+
+def both(twins, seconds):
+    """The same window of both: they share the CPU."""
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda server: Loaded(server, seconds), twins))
+
+
+def crossed(python, kind, tool, pairs, seconds):
+    """Two servers on one CPU under one client each, the tool put into each in turn: the ratios of
+    throughput (with / without: 1 is best), of CPU time a request and of p99."""
+    with Server(python, kind) as one, Server(python, kind) as other:
+        cpus = apart((one, other))
+        try:
+            return crossed_pairs((one, other), tool, pairs, seconds)
+        finally:
+            os.sched_setaffinity(0, cpus)
+
+
+def crossed_pairs(twins, tool, pairs, seconds):
+    both(twins, SETTLE)
+    kinds = {"throughput": lambda w: w.rate, "cpu": lambda w: w.cpu_us, "p99": lambda w: w.p99}
+    ratios, noise, found, plain, with_tool = {k: [] for k in kinds}, [], [], [], []
+    for _ in range(pairs):
+        windows = []
+        for target, twin in (twins, twins[::-1]):
+            tool.begin(target)
+            both((target, twin), SETTLE)
+            windows.append(both((target, twin), seconds))
+            found.append(dict(tool.end(target), deep=True))
+            with_tool.append(windows[-1][0])
+            plain.append(windows[-1][1])
+        for name, of in kinds.items():
+            ratios[name].append(math.sqrt(math.prod(of(a) / of(b) for a, b in windows)))
+        a, b = both(twins, seconds)
+        noise.append(a.cpu_us / b.cpu_us)
+    middle = statistics.median(noise)
+    result = {name: measure.spread(values) for name, values in ratios.items()}
+    result.update(twins=True, noise=measure.spread([n / middle for n in noise]), found=found)
+    for name, of in (("rps", lambda w: w.rate), ("p99_ms", lambda w: w.p99), ("cpu_us", lambda w: w.cpu_us)):
+        result["plain_" + name] = measure.spread([of(w) for w in plain])
+        result["tool_" + name] = measure.spread([of(w) for w in with_tool])
+    return result
