@@ -48,7 +48,7 @@ else
 LAUNCHER_LIBS = $(LIBS)
 endif
 
-# Fault points (src/base/fault.h), for `make campaign-faults` alone.
+# Fault points (src/base/fault.h), for `make campaign-faults` and the slice of it in `make test`.
 ifeq ($(FAULTS),1)
 LAUNCHER_CFLAGS += -DMP_FAULTS
 LDFLAGS += -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
@@ -147,6 +147,7 @@ fuzz:
 	fi
 
 test: all unit replay
+	$(MAKE) BUILD=$(BUILD)/faults FAULTS=1 all
 	BUILD=$(BUILD) tests/run
 
 # Every live test on every interpreter: half an hour.

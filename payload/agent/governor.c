@@ -35,7 +35,8 @@
 #define CPU_OF_THREAD 3  /* CLOCK_THREAD_CPUTIME_ID */
 #define WINDOW_NS 1000000000ull
 #define WINDOW_TRIAL_NS 250000000ull /* while a step back is on trial */
-#define WINDOW_SHORT_NS 100000000ull /* the first one, and after a cut: a flood is met early */
+#define WINDOW_SHORT_NS 100000000ull /* the first ones, and those after a cut: a flood is met early */
+#define WINDOWS_SHORT 4u
 
 #define PASSED_NS 2u
 #define PASSED_311_NS 25u
@@ -54,6 +55,7 @@ static struct counters origin, last; /* at the hook, and at the last window's en
 static struct mp_account account;
 static struct mp_govern govern; /* of the last window */
 static uint64_t window_end;     /* 0: not started */
+static unsigned windows_short;  /* so many are still to be short ones */
 static bool to_announce;
 static uint64_t passed;
 
@@ -152,12 +154,25 @@ static void account_publish(void)
     mp_control_block.account = account;
 }
 
+static uint64_t window_length(bool changed)
+{
+    if (policy.trial)
+        return WINDOW_TRIAL_NS;
+    if (changed)
+        windows_short = WINDOWS_SHORT;
+    if (!windows_short)
+        return WINDOW_NS;
+    windows_short--;
+    return WINDOW_SHORT_NS;
+}
+
 void governor_start(uint64_t now)
 {
     origin = last = counters_now(now);
     govern.time_ns = now;
     account_publish();
-    window_end = now + WINDOW_SHORT_NS;
+    windows_short = WINDOWS_SHORT;
+    window_end = now + window_length(false);
 }
 
 /* Quiet is no hook at all: what is let pass costs as well. */
@@ -260,7 +275,7 @@ void governor_tick(uint64_t now)
         announce();
     }
     account_publish();
-    window_end = now + (policy.trial ? WINDOW_TRIAL_NS : changed ? WINDOW_SHORT_NS : WINDOW_NS);
+    window_end = now + window_length(changed);
 }
 
 void governor_stop(uint64_t now)

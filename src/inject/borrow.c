@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/utf8.h"
 #include "target/disasm.h"
 #include "target/mem.h"
@@ -29,6 +30,7 @@
 #define BORROW_CODE_SHOWN 14   /* instructions */
 #define BORROW_TRY 4           /* candidates tried in one round */
 #define BORROW_STOP_NS 200000000ull /* for one thread to come to its stop */
+#define BORROW_UNSTICK_NS 50000 /* between two looks whether one that did not has done so since */
 
 struct borrow_candidate {
     pid_t tid;
@@ -138,6 +140,8 @@ static bool borrow_is_stuck(const struct borrow *b, pid_t tid)
 static int borrow_await(struct borrow *b, struct tracee_stop *ret_stop)
 {
     uint64_t deadline = b->seize_ns + BORROW_STOP_NS;
+    if (FAULT_POINT("await", 0))
+        return -ETIMEDOUT;
     for (;;) {
         int r = tracee_wait(&b->t, deadline, ret_stop);
         if (r < 0)
@@ -214,10 +218,19 @@ static void borrow_sleep_ms(long ms)
     nanosleep(&ts, NULL);
 }
 
-/* Between two looks: 1 ms at first, then rarer, since every look stops a thread. */
-static void borrow_sleep(const struct borrow *b)
+/* Between two looks: 1 ms at first, then rarer, since every look stops a thread. One
+ * that stops meanwhile, long after it was asked to, stands still until it is let go. */
+static void borrow_sleep(struct borrow *b)
 {
-    borrow_sleep_ms(b->attempts < 32 ? 1 : b->attempts < 64 ? 5 : 20);
+    uint64_t ms = b->attempts < 32 ? 1 : b->attempts < 64 ? 5 : 20;
+    uint64_t end = clock_mono_ns() + ms * 1000000u;
+    struct timespec ts = {0, BORROW_UNSTICK_NS};
+    while (b->stuck_count && clock_mono_ns() < end) {
+        nanosleep(&ts, NULL);
+        borrow_unstick(b);
+    }
+    if (clock_mono_ns() < end)
+        borrow_sleep_ms((long)ms);
 }
 
 static void borrow_account(struct borrow *b)

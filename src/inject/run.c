@@ -119,6 +119,8 @@ static int run_clone(struct run *r)
     long value = 0;
     int ret = remote_clone(&r->borrow.remote, a, r->plan->suspend_seccomp, clock_mono_ns() + RUN_CALL_NS, &value,
                            &r->raw_tid);
+    if (r->raw_tid <= 0 && value > 0 && ret == 0) /* its parent's stop did not tell */
+        ret = proc_task_of_ns(r->plan->facts.pid, (pid_t)value, &r->raw_tid);
     if (r->raw_tid > 0)
         return 0; /* it lives, and the region is its own now */
     return ret < 0 ? ret : value < 0 ? (int)value : -EPROTO;

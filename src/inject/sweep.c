@@ -77,20 +77,10 @@ static bool sweep_agent_mapped(const struct sweep *s)
 /* Whether a thread with this id, as the target numbers it, exists. */
 static bool sweep_tid_lives(const struct sweep *s, int32_t ns_tid)
 {
-    pid_t *tids;
-    size_t n;
-    bool found = false;
+    pid_t tid;
     if (ns_tid <= 0)
         return false;
-    if (proc_tasks(s->pid, &tids, &n) < 0)
-        return true;
-    for (size_t i = 0; i < n && !found; i++) {
-        struct proc_status st;
-        if (proc_status_read(&st, s->pid, tids[i]) == 0)
-            found = (st.ns_pid ? st.ns_pid : st.pid) == ns_tid;
-    }
-    free(tids);
-    return found;
+    return proc_task_of_ns(s->pid, ns_tid, &tid) < 0 || tid > 0;
 }
 
 /* Whether the region is as the launcher's mmap left it: its first instruction would make

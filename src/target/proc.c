@@ -317,6 +317,23 @@ int proc_status_read(struct proc_status *ret, pid_t pid, pid_t tid)
     return r;
 }
 
+int proc_task_of_ns(pid_t pid, pid_t ns_tid, pid_t *ret_tid)
+{
+    pid_t *tids;
+    size_t n;
+    *ret_tid = 0;
+    int r = proc_tasks(pid, &tids, &n);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < n && !*ret_tid; i++) {
+        struct proc_status s;
+        if (proc_status_read(&s, pid, tids[i]) == 0 && (s.ns_pid ? s.ns_pid : s.pid) == ns_tid)
+            *ret_tid = tids[i];
+    }
+    free(tids);
+    return 0;
+}
+
 /* --- syscall -------------------------------------------------------------- */
 
 int proc_syscall_parse(struct proc_syscall *ret, const char *text, size_t len)

@@ -114,6 +114,10 @@ int proc_syscall_read(struct proc_syscall *ret, pid_t pid, pid_t tid) MP_MUST_CH
 /* Thread ids, rising. Array is the caller's to free. 0 or -errno. */
 int proc_tasks(pid_t pid, pid_t **ret_tids, size_t *ret_count) MP_MUST_CHECK;
 
+/* The thread of pid that its own pid namespace numbers ns_tid (what clone(2) gave its
+ * parent, proc_pid_status(5) NSpid) in *ret_tid; 0: none. 0 or -errno. */
+int proc_task_of_ns(pid_t pid, pid_t ns_tid, pid_t *ret_tid) MP_MUST_CHECK;
+
 /* Processes that any thread of pid has forked and that are there still, of /proc/PID/task/TID/children.
  * Array is the caller's to free. 0 (none, too, where the kernel lacks CONFIG_PROC_CHILDREN) or -errno. */
 int proc_children(pid_t pid, pid_t **ret_pids, size_t *ret_count) MP_MUST_CHECK;

@@ -24,6 +24,8 @@ DURATION = "30ms"    # of a session
 SLAIN = (0, 3, 11)   # after a target's death: when all was over, before it was known, and in between
 CRASHES = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL)
 
+SLICE = collections.namedtuple("Slice", "name costly")("fault points", False)
+
 Point = collections.namedtuple("Point", "name kind n action")
 
 
@@ -106,6 +108,8 @@ class FaultLap(lap.Lap):
         wrong = []
         if left:
             wrong.append("left: " + "; ".join(left))
+        if point.name == "await" and point.action == "fail" and result.code:
+            wrong.append("the thread stopped when it was not waited for any more, and the session said %d" % result.code)
         if result.code in CRASHES:
             wrong.append("the launcher crashed: %d" % result.code)
         if following.code:
@@ -125,6 +129,14 @@ class FaultLap(lap.Lap):
                 os.kill(process.pid, signal.SIGCONT)
                 return
             time.sleep(0.005)
+
+
+class FaultSlice(FaultLap):
+    """Each point once, at its first passage: the launcher dies there, or the step fails."""
+
+    def plan(self):
+        return sorted({Point(name, kind, 1, action) for name, kind, n in self.list_points() if name != "malloc"
+                       for action in ("kill", "fail")})
 
 
 def run(campaign, interpreters):

@@ -230,7 +230,7 @@ class Slice:
         self.options, self.binary, self.helpers, self.folder = options, binary, helpers, folder
         self.deadline = time.monotonic() + 60 * SLICE_MINUTES
         self.cells = [cell for cell in self.one_each(interpreters) if options.pattern in self.name(cell)]
-        self.schedule = Schedule(self.cells, self)
+        self.faulty = None  # the build with fault points
         self.done = collections.Counter()  # what Schedule orders by: a cell is taken once
         self.counts, self.lock = collections.Counter(), threading.Lock()
 
@@ -245,12 +245,25 @@ class Slice:
     def name(cell):
         return "%s: campaign %s" % (cell[1].name, cell[0].name)
 
+    def with_faults(self, binary, interpreters):
+        """The fault points in front of the states, in one state of one interpreter."""
+        plain = [i for i in interpreters if i.kind is None]
+        cell = (faults.SLICE, plain[-1] if plain else None)
+        if plain and self.options.pattern in self.name(cell):
+            self.faulty = binary
+            self.cells.insert(0, cell)
+
+    def one(self, cell):
+        number, now = self.cells.index(cell) + 1, time.monotonic()
+        if cell[0] is faults.SLICE:
+            state = next(s for s in table.STATES if s.name == faults.STATES[0])
+            return faults.FaultSlice(number, state, cell[1], self.faulty, self.helpers, self.folder, 1 << 30,
+                                     self.deadline, number)
+        return lap.Lap(number, *cell, self.binary, self.helpers, self.folder, SLICE_LAP,
+                       min(self.deadline, now + SLICE_SECONDS), number)
+
     def lap(self, cell):
-        number = self.cells.index(cell) + 1
-        begin = time.monotonic()
-        one = lap.Lap(number, *cell, self.binary, self.helpers, self.folder, SLICE_LAP,
-                      min(self.deadline, begin + SLICE_SECONDS), number)
-        rows = list(one.run())
+        rows = list(self.one(cell).run())
         bad = [row["failure"] for row in rows if row.get("failure")] + sum([row.get("harms", []) for row in rows], [])
         skip = [row["why"] for row in rows if row["t"] == "skip"]
         self.say(cell, "failed" if bad else "skipped" if skip else "passed", bad or skip, len(rows) - 1)
@@ -282,6 +295,7 @@ class Slice:
                     self.schedule.give(cell, True)
 
     def run(self):
+        self.schedule = Schedule(self.cells, self)
         threads = [threading.Thread(target=self.work) for _ in range(self.options.jobs)]
         for thread in threads:
             thread.start()
@@ -344,7 +358,11 @@ def main():
     interpreters = interpreters_here(helpers, [n for n in options.python.split(",") if n])
     if options.slice:
         try:
-            return Slice(options, binary, helpers, folder, interpreters).run()
+            look = Slice(options, binary, helpers, folder, interpreters)
+            faulty = os.path.join(build, "faults", "mempulse")
+            if os.access(faulty, os.X_OK):
+                look.with_faults(shutil.copy(faulty, os.path.join(folder, "faulty")), interpreters)
+            return look.run()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     results = Results(results_path)
