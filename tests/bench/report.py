@@ -292,6 +292,16 @@ def flood(results):
     return table(["python", "threads", "calls seen", "records delivered", "lost", "ratio"], lines)
 
 
+def long_flood(results):
+    lines, told = [], []
+    for r in results.get("long") or []:
+        if "skip" in r:
+            continue
+        lines += [[r["python"], at, launcher, "%.0f" % added] for at, launcher, added in r["rows"]]
+        told.append("%.0f million records delivered, %.2f%% lost." % (r["records"] / 1e6, 100 * r["lost"] / max(1, r["records"] + r["lost"])))
+    return table(["python", "seconds", "launcher, KiB resident", "added to the target, KiB"], lines) + "\n" + "\n".join(told)
+
+
 def sum_wall(row):
     return row.get("watched_s") or 1.0
 
@@ -373,6 +383,7 @@ def text(results, folder=None):
         "bare": bare(results), "company": company(results), "missed": missed(results), "servers": server_rows(results),
         "checks": checks(results), "peers": peers(results), "attach": attach(results), "memory": memory(results),
         "profiles": profiles(results), "output": output(results), "flood": flood(results),
+        "long": long_flood(results),
         "pyperformance": geometric(results),
         "depth": sweep(results, "depth", "Cost by --depth (20 nested calls of 10 us)", "depth", folder),
         "threads": sweep(results, "threads", "Cost by threads (3 calls in 100 us)", "threads", folder),

@@ -4,7 +4,7 @@
     run.py [--quick] [--budget MINUTES] [--only SECTION|LOAD,...] [--python X.Y,...] [--report]
 
 Sections, most important first: goals, servers, big, peers, attach, memory, output,
-flood, depth, threads, rss, mappings, pyperformance, others (the goals on the other
+flood, long, depth, threads, rss, mappings, pyperformance, others (the goals on the other
 interpreters), profiles. Each measurement is a point: it has a time of its own,
 after which it "did not finish", and its row is saved as it comes. When the budget
 is spent, what is left is named as not run. A whole run starts anew; with --only or
@@ -67,7 +67,7 @@ class Run(object):
         self.pairs = options.pairs or (2 if options.quick else 3)
         self.few = max(2, self.pairs // 2)
         self.seconds = options.seconds or (0.3 if options.quick else 0.8)
-        self.settle = measure.SETTLE if options.quick else 0.6
+        self.settle = measure.SETTLE if options.quick else 3.0
         self.of = options.of
         self.pythons = {}
         if not options.report:
@@ -511,6 +511,37 @@ def flood(run):
         for n in (4,) if run.quick else (1, 4):
             yield ("%s flood %d threads" % (version, n), {"python": version, "x": n}, with_mempulse,
                    (Python(version), "flood", (n,), EVERY_CALL, 2), 60)
+
+
+LONG_S = (5, 15, 30, 60, 120, 180, 240, 300)  # when the memory is looked at
+
+
+@section
+def long(run):
+    """A flood for minutes: the memory of the launcher, and what the session adds to the target."""
+    for version in run.some("3.12")[:0 if run.quick else 1]:
+        yield ("%s long flood" % version, {"python": version}, memory_in_time, (Python(version),), LONG_S[-1] + 60)
+
+
+def resident_kib(pid):
+    with open("/proc/%d/status" % pid) as f:
+        return int(measure.number(r"VmRSS:\s+(\d+) kB", f.read()))
+
+
+def memory_in_time(run, python):
+    with Target(python, "flood", ("4",)) as target:
+        target.settle()
+        before, grown = ours_of(target.pid), target.grown()
+        launcher = bounded.spawn([run.program, "inject", "-p", str(target.pid), "-d", "%ds" % (LONG_S[-1] + 5), "-f", "ndjson",
+                                  "-o", "/dev/null"] + list(EVERY_CALL), stdin=subprocess.DEVNULL,
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        begin, rows = time.monotonic(), []
+        for at in LONG_S:
+            time.sleep(max(0.0, begin + at - time.monotonic()))
+            added = ours_of(target.pid)["private"] - before["private"] - (target.grown() - grown) * (target.grow // 1024)
+            rows.append([at, resident_kib(launcher.pid), added])
+        said = launcher.communicate(timeout=30)[1]
+        return {"rows": rows, "records": measure.number(r"(\d+) records", said), "lost": measure.number(r"(\d+) lost", said)}
 
 
 # --- how cost grows -----------------------------------------------------------------------------
