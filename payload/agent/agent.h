@@ -210,7 +210,7 @@ struct rollup {
 int meter_init(void); /* 0 or -errno: statm can't be opened */
 void meter_release(void);
 uint64_t clock_ns(int clock);
-/* Both return whether statm was read. */
+/* Both return whether statm was read. code: whose edge it is; NULL for a line's, which is never calm. */
 bool meter_entry(struct thread *th, struct code *code, struct reading *r); /* the clock last */
 bool meter_exit(struct thread *th, struct code *code, struct reading *r);  /* the clock first */
 bool meter_time_this(void); /* whether this edge is one of the few that are timed */

@@ -56,9 +56,15 @@ static inline bool is_near(const struct code *c)
     return c->near_in == near_stamp();
 }
 
+static bool heat_counts(const struct heat *h)
+{
+    return h->round == g.round && h->count < (h->faded ? FADE_AGAIN : FADE_AFTER);
+}
+
+/* What is known of a near one, or of one that is switched off, can be had again. */
 static unsigned heat_worth(const struct heat *h)
 {
-    return !h->pycode ? 0 : h->count == HEAT_NEAR || h->round == g.round ? 1u + h->count : 1;
+    return !h->pycode ? 0 : heat_counts(h) ? 2u + h->count : 1;
 }
 
 /* Puts a code object that is not in its set into the place of the one worth least. */
@@ -340,6 +346,7 @@ static inline PyObj *enter(const void *pycode, unsigned flags, bool fades)
     }
     if (!(th = thread_event()))
         return monitor_none;
+    g.raises += !fades;
     if (th->quiet && likely(!g.greenlets))
         return far(pycode, fades);
     frame = frame_current(py_tstate());
@@ -373,6 +380,7 @@ static inline PyObj *leave(const void *pycode, unsigned flags, bool fades)
     }
     if (!(th = thread_event()))
         return monitor_none;
+    g.raises += !fades;
     frame = frame_current(py_tstate());
     if (unlikely(!frame))
         return monitor_none;
@@ -404,7 +412,6 @@ static PyObj *on_resume(PyObj *self, PyObj *const *args, int64_t n)
 static PyObj *on_throw(PyObj *self, PyObj *const *args, int64_t n)
 {
     (void)self, (void)n;
-    g.raises++;
     enter(args[0], MP_REC_RESUMED, false);
     return monitor_none; /* DISABLE is an error here (Python/instrumentation.c) */
 }
@@ -421,7 +428,6 @@ static PyObj *on_yield(PyObj *self, PyObj *const *args, int64_t n)
 static PyObj *on_unwind(PyObj *self, PyObj *const *args, int64_t n)
 {
     (void)self, (void)n;
-    g.raises++;
     leave(args[0], MP_REC_RAISED, false);
     return monitor_none;
 }

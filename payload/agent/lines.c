@@ -104,7 +104,7 @@ void line_record(struct thread *th, struct code *code, uint32_t line, unsigned d
     struct reading r;
     struct rollup roll;
 
-    meter_exit(th, code, &r);
+    meter_exit(th, NULL, &r);
     rec = ring_reserve(th);
     if (!rec)
         return;

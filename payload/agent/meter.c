@@ -102,7 +102,7 @@ static bool rss_fresh(const struct thread *th, const struct code *code, uint64_t
         return false;
     if (likely(age < MP_RSS_FRESH_NS))
         return true;
-    return age < MP_RSS_CALM_NS && code->calm >= MP_RSS_CALM_AFTER && code->calm_since == g.moves;
+    return age < MP_RSS_CALM_NS && code && code->calm >= MP_RSS_CALM_AFTER && code->calm_since == g.moves;
 }
 
 static void rss_read(struct thread *th, struct code *code, uint64_t raw_faults, uint64_t now)
@@ -110,13 +110,14 @@ static void rss_read(struct thread *th, struct code *code, uint64_t raw_faults, 
     int64_t pages = meter_rss();
 
     /* faults of its own explain more, never less */
-    if (pages < th->rss_pages || (pages > th->rss_pages && th->rss_faults == raw_faults))
+    if (pages < th->rss_pages || (th->rss_time && pages > th->rss_pages && th->rss_faults == raw_faults))
         g.moves++;
-    if (code->calm_since != g.moves) {
+    if (code && code->calm_since != g.moves) {
         code->calm_since = g.moves;
         code->calm = 0;
     }
-    code->calm++;
+    if (code)
+        code->calm++;
     th->rss_pages = pages;
     th->rss_time = now;
     th->rss_faults = raw_faults;

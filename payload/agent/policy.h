@@ -5,8 +5,8 @@
  *
  *     FULL ── ROLLUP ─────────── DEPTH ────────── SAMPLED ──────── QUIET
  *             budget / 4 … / 64  less, down to 1  1 in 2 … 1024    nothing
- *     ── over the goal: one cut a window ──▶
- *     ◀── at most half the goal for `hold` windows: one step back ──
+ *     ── over the room: one cut a window ──▶
+ *     ◀── at most half the room for `hold` windows: one step back ──
  *
  * A cut that comes soon after a step back means that the step was one too many: the
  * next one waits twice as long, up to POLICY_HOLD_MAX windows; a step that proves
@@ -16,8 +16,8 @@
  * it has time to spare, and a few probes beside next to no work would look dear.
  *
  * Only the cost of what is traced is judged. What a hook costs by being there (the
- * floor) goes with the hook alone: it takes its part of the goal, but no more than half,
- * since letting it decide would end in tracing nothing, for the price of a hook. */
+ * floor) goes with the hook alone: it takes its part of the goal, but no more than half
+ * (what it leaves is the room), since letting it decide would end in tracing nothing, for the price of a hook. */
 #ifndef AGENT_POLICY_H
 #define AGENT_POLICY_H
 

@@ -128,7 +128,7 @@ static void thread_reset(struct thread *th, int32_t tid)
     th->nshadow = 0;
     th->weight_log2 = 0;
     th->rss_pages = 0;
-    th->rss_time = th->rss_faults = 0;
+    th->rss_time = th->rss_faults = th->edge_time = 0;
     th->self_faults = th->probe_ns = th->line_faults = 0;
     th->renamed = false;
     th->name_len = 0;

@@ -110,8 +110,7 @@ static long borrow_candidates(struct borrow *b, struct borrow_candidate **ret)
     return (long)kept;
 }
 
-/* Lets go of threads that did stop after all. */
-static void borrow_unstick(struct borrow *b)
+void borrow_unstick(struct borrow *b)
 {
     unsigned kept = 0;
     for (unsigned i = 0; i < b->stuck_count; i++) {
@@ -143,7 +142,13 @@ static int borrow_await(struct borrow *b, struct tracee_stop *ret_stop)
     if (FAULT_POINT("await", 0))
         return -ETIMEDOUT;
     for (;;) {
-        int r = tracee_wait(&b->t, deadline, ret_stop);
+        uint64_t next = clock_mono_ns() + BORROW_UNSTICK_NS;
+        bool to_end = !b->stuck_count || next >= deadline;
+        int r = tracee_wait(&b->t, to_end ? deadline : next, ret_stop);
+        if (r == -ETIMEDOUT && !to_end) {
+            borrow_unstick(b);
+            continue;
+        }
         if (r < 0)
             return r;
         b->stop_ns = clock_mono_ns();

@@ -51,6 +51,10 @@ int borrow_run(void (*fn)(void *arg), void *arg) MP_MUST_CHECK;
  * changed then. *b must be zeroed but for plan and log. */
 int borrow_thread(struct borrow *b, unsigned deadline_ms, struct mp_failure *f) MP_MUST_CHECK;
 
+/* Lets go of threads that were asked to stop and did so after all, when nobody waited any
+ * more. To be called again and again, by the thread that called borrow_thread. */
+void borrow_unstick(struct borrow *b);
+
 /* Gives the thread back and takes the time. 0 or -errno (-ESRCH: it has ended). */
 int borrow_return(struct borrow *b);
 

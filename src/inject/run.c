@@ -123,6 +123,11 @@ static int run_clone(struct run *r)
         ret = proc_task_of_ns(r->plan->facts.pid, (pid_t)value, &r->raw_tid);
     if (r->raw_tid > 0)
         return 0; /* it lives, and the region is its own now */
+    if (value > 0) { /* it lives, and can't be found: its memory stays */
+        r->base = 0;
+        if (r->f)
+            r->f->changed_target = true;
+    }
     return ret < 0 ? ret : value < 0 ? (int)value : -EPROTO;
 }
 
@@ -250,6 +255,7 @@ static void run_await_leave(struct run *r)
             return;
         }
         nanosleep(&ms, NULL);
+        borrow_unstick(&r->borrow);
     }
 }
 

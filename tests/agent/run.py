@@ -182,7 +182,7 @@ def rotates(run):
     that take turns may not keep each other from being switched off. Each has 64 events,
     and 4 in each of some rounds."""
     check_basic(run)
-    assert run.session.stats[-1].events < 1500 * 200, run.session.stats[-1].events
+    assert run.session.stats[-1].events < 1500 * 130, run.session.stats[-1].events
 
 
 @test(since=(3, 12))

@@ -216,7 +216,6 @@ def server_rows(results):
                       "%.0f -> %.0f" % (r["plain_rps"]["median"], r["tool_rps"]["median"]),
                       "%.2f -> %.2f" % (r["plain_p99_ms"]["median"], r["tool_p99_ms"]["median"]),
                       "%s (%.0f -> %.0f us)" % (ratio(r["cpu"]), r["plain_cpu_us"]["median"], r["tool_cpu_us"]["median"]),
-                      "%s (%.0f -> %.0f us)" % (ratio(r["cpu"]), r["plain_cpu_us"]["median"], r["tool_cpu_us"]["median"]),
                       "%.0f" % (r["records"] / r["checked"]), "%.0f%%" % (100 * r.get("launcher", 0)),
                       (r.get("gave_up") or "-") + (" WRONG: " + r["wrong"][0] if r.get("wrong") else "")])
     return table(["server", "python", "throughput (goal >= 0.98)", "p99 (goal <= 1.05)", "requests/s", "p99 ms", "CPU a request",

@@ -16,7 +16,7 @@ import bounded
 import measure
 
 CONNECTIONS = 8
-SETTLE = 2 # seconds of load after an attach that are left out, as in all windows
+SETTLE = 3 # seconds of load after an attach that are left out, as in all windows
 UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 
 
