@@ -185,6 +185,18 @@ START_TEST(test_self)
 }
 END_TEST
 
+/* A thread by what clone(2) told its parent: here both numbers are the same. */
+START_TEST(test_task_of_ns)
+{
+    pid_t tid;
+    ck_assert_int_eq(proc_task_of_ns(getpid(), getpid(), &tid), 0);
+    ck_assert_int_eq(tid, getpid());
+    ck_assert_int_eq(proc_task_of_ns(getpid(), 0x7fffffff, &tid), 0);
+    ck_assert_int_eq(tid, 0);
+    ck_assert_int_lt(proc_task_of_ns(0x7fffffff, 1, &tid), 0);
+}
+END_TEST
+
 START_TEST(test_limits)
 {
     static const char text[] =
@@ -392,6 +404,7 @@ int main(void)
     tcase_add_loop_test(t, test_status_bad, 0, sizeof(bad_status) / sizeof(bad_status[0]));
     tcase_add_test(t, test_status_cut_anywhere);
     tcase_add_test(t, test_syscall);
+    tcase_add_test(t, test_task_of_ns);
     tcase_add_loop_test(t, test_syscall_bad, 0, sizeof(bad_syscalls) / sizeof(bad_syscalls[0]));
     tcase_add_test(t, test_environ);
     tcase_add_test(t, test_auxv);
