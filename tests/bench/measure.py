@@ -37,7 +37,7 @@ class Target(object):
     """A process that runs a load; see target.py. `prefix` goes between the
     interpreter and the script, for tools that must start the program."""
 
-    def __init__(self, python, load, args=(), prefix=(), env=None):
+    def __init__(self, python, load, args=(), prefix=()):
         self.folder = tempfile.mkdtemp(prefix="bench-")
         path = os.path.join(self.folder, "s")
         server = socket.socket(socket.AF_UNIX)
@@ -48,7 +48,7 @@ class Target(object):
         self.process = bounded.spawn(
             [os.path.abspath(python)] + list(prefix) + [os.path.join(HERE, "target.py"), path, load] + [str(a) for a in args],
             stdin=subprocess.DEVNULL, stdout=self.said, stderr=self.said, cwd=self.folder,
-            env=dict(os.environ, PYTHONDONTWRITEBYTECODE="1", **(env or {})))
+            env=dict(os.environ, PYTHONDONTWRITEBYTECODE="1"))
         self.batches, self.windows, self.failed = [], [], []
         self.news = threading.Condition()
         self.socket = None

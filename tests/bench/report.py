@@ -155,14 +155,6 @@ def bare(results):
     return table(["load, `--max-overhead 0`"] + pythons, lines)
 
 
-def company(results):
-    rows = results.get("company") or []
-    pythons = by_version(r["python"] for r in rows)
-    return table(["load", "the process has"] + pythons, [
-        [load, case] + [ratio_or(find(rows, load=load, case=case, python=p)) for p in pythons]
-        for load, case in dict.fromkeys((r["load"], r["case"]) for r in rows)])
-
-
 def missed(results):
     """A heading for each, with what why.md says under the same heading, or the profile and a gap."""
     reasons = written_reasons()
@@ -379,7 +371,7 @@ def text(results, folder=None):
         notes = f.read()
     parts = {
         "machine": machine(results), "how": how(results), "versions": versions(results), "goals": goals(results),
-        "bare": bare(results), "company": company(results), "missed": missed(results), "servers": server_rows(results),
+        "bare": bare(results), "missed": missed(results), "servers": server_rows(results),
         "checks": checks(results), "peers": peers(results), "attach": attach(results), "memory": memory(results),
         "profiles": profiles(results), "output": output(results), "flood": flood(results),
         "long": long_flood(results),

@@ -203,12 +203,12 @@ def gave_up(found):
     return ", ".join(parts)
 
 
-def with_mempulse(run, python, load, args=(), options=(), pairs=None, env=None):
+def with_mempulse(run, python, load, args=(), options=(), pairs=None):
     """One row: the load with and without mempulse. Loads with threads of their own need
     more than the one CPU of twins, if it is speed that counts."""
     tool = Attached(run.program, options)
     with contextlib.ExitStack() as stack:
-        twins = [stack.enter_context(Target(python, load, args, env=env)) for _ in range(1 if load in THREADED else 2)]
+        twins = [stack.enter_context(Target(python, load, args)) for _ in range(1 if load in THREADED else 2)]
         if load in THREADED:
             result = measure.alternate(twins[0], tool, pairs or run.pairs, run.seconds, run.settle)[0]
         else:
@@ -254,17 +254,6 @@ def goal_points(run, versions, pairs=None):
 @section
 def goals(run):
     return goal_points(run, run.first())
-
-
-@section
-def company(run):
-    """The loads whose goal is missed, in a process that has a second thread already: libc and
-    the kernel have shorter ways for a process with one, which any thread of a tool's ends."""
-    for load, args in (("django", ()), ("big", (0, 0))):
-        for version in run.first()[:1 if run.quick else None]:
-            for what, env in (("one thread", None), ("two threads", {"BENCH_THREAD": "1"})):
-                yield ("%s %s, %s" % (version, load, what), {"python": version, "load": load, "case": what}, with_mempulse,
-                       (Python(version), load, args, (), run.few, env))
 
 
 @section

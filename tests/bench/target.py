@@ -8,7 +8,6 @@ amount in one known function, so that a tool's findings can be checked.
 Lines to the driver, JSON:   {"hello": ...}   {"b": [units, t0, t1, cpu0, cpu1, grown, extra]}
                              {"w": [...]} the same for a window asked for with `tool`
 Lines from the driver:       rest | run | tool NAME SECONDS DEPTH | quit
-With BENCH_THREAD in the environment there is a second thread, which sleeps.
 Times are CLOCK_MONOTONIC, which both sides share. Runs on CPython 3.6 and later."""
 import itertools
 import json
@@ -17,7 +16,6 @@ import os
 import select
 import socket
 import sys
-import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -125,8 +123,6 @@ def loop(driver, unit):
 def main():
     import loads
 
-    if os.environ.get("BENCH_THREAD"):
-        threading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()
     driver = Driver(sys.argv[1])
     try:
         load = loads.LOADS[sys.argv[2]](driver, *sys.argv[3:])
