@@ -87,7 +87,7 @@ def slack(row, goal):
 
 def meets(row, name, goal):
     return value_of(row, name)[0] <= goal + slack(row, goal) and not row.get("wrong") and \
-        "quiet" not in (row.get("gave_up") or "") and lost_share(row) <= 0.01
+        not re.search("sampled|quiet", row.get("gave_up") or "") and lost_share(row) <= 0.01
 
 
 def lost_share(row):

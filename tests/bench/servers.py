@@ -102,7 +102,7 @@ def has_control(python):
     return "--no-control-socket" in text
 
 
-def cpu_of(pid):
+def cpu_ns(pid):
     """Nanoseconds on a CPU, of all threads that live (schedstat: exact, where stat counts ticks)."""
     total = 0
     for tid in os.listdir("/proc/%d/task" % pid):
@@ -127,9 +127,9 @@ class Loaded(object):
     """A window: what the client saw, and what it cost the server."""
 
     def __init__(self, server, seconds):
-        before = cpu_of(server.pid)
+        before = cpu_ns(server.pid)
         self.rate, self.p99, self.requests = server.load(seconds)
-        self.cpu_us = (cpu_of(server.pid) - before) / 1e3 / self.requests
+        self.cpu_us = (cpu_ns(server.pid) - before) / 1e3 / self.requests
 
 
 def both(twins, seconds):
