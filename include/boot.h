@@ -29,7 +29,7 @@
 #include "pysyms.h"
 
 /* Raised with every change of this header, wire.h or control.h. */
-#define MP_ABI 6u
+#define MP_ABI 7u
 
 /* Where the region is asked for: at this offset in 256 MiB. A launcher killed between
  * the kernel's mmap and its own next step leaves a region without a mark in it;

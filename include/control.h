@@ -33,6 +33,19 @@ enum mp_state {
     MP_STATE_RESIDUE = 5    /* as GONE, but something named in residue stays mapped */
 };
 
+/* CPython 3.6 makes its GIL when it starts its first thread. In a process that never did, the
+ * agent has it made while the one thread that runs Python is held still by the launcher
+ * (src/inject/standstill.c, payload/agent/gil.c). Who writes which: A agent, L launcher. */
+enum mp_standstill {
+    MP_STANDSTILL_NONE = 0,
+    MP_STANDSTILL_ASKED = 1,   /* A: hold it; or: not there, once more */
+    MP_STANDSTILL_COMING = 2,  /* L: be quick */
+    MP_STANDSTILL_RUNNING = 3, /* L: it stands, somewhere in its code */
+    MP_STANDSTILL_PARKED = 4,  /* L: it stands, within a system call in which it waited */
+    MP_STANDSTILL_DONE = 5,    /* A: there is a GIL */
+    MP_STANDSTILL_NOT = 6      /* A: that thread is not the one that runs Python, or not the only one */
+};
+
 /* What had to stay (bits). */
 #define MP_RESIDUE_THUNK 1u    /* two thunk pages: a frame entered through them has not returned */
 #define MP_RESIDUE_CHAINED 2u  /* another eval-frame user sits above us and calls our thunk */
@@ -78,6 +91,13 @@ struct mp_control {
     /* Descriptors of ours that the target closed or replaced: bits 1 << enum mp_held_slot.
      * The agent then leaves; where it can say no BYE it lingers as after a detach_request. */
     volatile uint32_t cut;
+    volatile uint32_t standstill;      /* enum mp_standstill */
+    volatile uint32_t standstill_busy; /* non-zero: the agent is using one */
+    volatile uint32_t standstill_hold; /* futex: 1 while the thread must stand even if the launcher dies */
+    uint32_t reserved;
+    volatile uint64_t standstill_tcb;  /* FS base of the thread that stands: pthread_self() there. Before RUNNING, PARKED */
+    volatile uint64_t standstill_until_ns; /* CLOCK_MONOTONIC: not begun any more from then on */
+    volatile int64_t standstill_wait[2];   /* struct timespec: how long a thread stands whose launcher has died */
 } __attribute__((aligned(64)));
 
 #endif

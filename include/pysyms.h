@@ -18,6 +18,14 @@
     X(_PyThreadState_UncheckedGet)  /* up to 3.12 */ \
     X(PyThreadState_GetUnchecked)   /* 3.13 */ \
     X(PyThreadState_Next) \
+    X(PyThreadState_New) \
+    X(PyThreadState_Clear) \
+    X(PyThreadState_Delete) \
+    X(PyThreadState_Swap) \
+    X(PyThread_set_key_value) \
+    X(PyThread_get_key_value) \
+    X(PyEval_ThreadsInitialized)    /* 3.6: later there always is a GIL */ \
+    X(PyEval_InitThreads)           /* 3.6 */ \
     X(PyInterpreterState_Head) \
     X(PyInterpreterState_Main)      /* 3.7 */ \
     X(PyInterpreterState_Next) \

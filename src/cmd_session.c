@@ -37,6 +37,7 @@ static const struct fail_row fail_rows[] = {
     {MP_FAIL_TOOL_IDS, MP_E_BUSY_TOOL_IDS},   {MP_FAIL_LAYOUT, MP_E_PY_LAYOUT},
     {MP_FAIL_TRACER, MP_E_BUSY_TRACE_SLOT},   {MP_FAIL_ABI, MP_E_ABI},
     {MP_FAIL_GIL, MP_E_GIL_TIMEOUT},          {MP_FAIL_CUT, MP_E_FDS_CLOSED},
+    {MP_FAIL_NO_GIL, MP_E_PY_NO_GIL},
 };
 
 static enum mp_err fail_to_err(uint32_t code)
@@ -54,6 +55,7 @@ int session_plan(struct session *s, pid_t pid, FILE *log, struct mp_failure *f)
     memset(s, 0, sizeof(*s));
     s->pid = pid;
     s->inj.fd = s->inj.out = -1;
+    s->log = log;
     err = inject_plan_make(&s->plan, pid, log, f);
     if (err)
         return err;
@@ -358,6 +360,9 @@ void session_hurry(struct session *s)
         s->hurry_ns = now + HURRY_LOOK_NS;
         return;
     }
+    if (!s->agent_seen_ns)
+        s->agent_seen_ns = now;
+    s->inj.pause_ns += inject_standstill(s->plan, &s->agent, s->agent_seen_ns, s->log);
     (void)inject_hurry(s->pid, &s->agent, &s->hurry_ns);
 }
 

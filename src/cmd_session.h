@@ -25,6 +25,8 @@ struct session {
     uint8_t image[16];  /* proc_image_id, before the injection */
     uint64_t hooked_ns; /* CLOCK_MONOTONIC at HOOKED */
     struct inject_agent agent; /* as session_hurry found it; control_addr 0 before */
+    FILE *log;                 /* as session_plan was given it */
+    uint64_t agent_seen_ns;    /* CLOCK_MONOTONIC: when that was */
     uint64_t hurry_ns;         /* CLOCK_MONOTONIC: no more of it before then */
 };
 
@@ -37,7 +39,7 @@ enum session_wait {
 };
 
 /* To be called when the agent has been silent for a while: if it waits for the GIL, helps it
- * there (inject_hurry), for which the launcher waits up to 30 ms. */
+ * there (inject_hurry, inject_standstill), for which the launcher waits up to 150 ms. */
 void session_hurry(struct session *s);
 
 /* Plans: what is known before the target is touched. On failure nothing is held. */

@@ -94,7 +94,7 @@ static int verify_layout(void)
         py_decref(f);
     if (f && !code)
         return -MP_FAIL_AUDIT;
-    if (!wrong && FIELD(void *, g.main_tstate, 16) != g.interp) /* PyThreadState.interp: 16 in 3.6 - 3.13 */
+    if (!wrong && FIELD(void *, g.main_tstate, TS_INTERP) != g.interp)
         wrong = "PyThreadState.interp";
     return wrong ? fail_set(MP_FAIL_LAYOUT, 0, "a structure of the interpreter is not as expected", wrong) : 0;
 }

@@ -24,9 +24,12 @@ struct layout {
     /* PyThreadState (Include/pystate.h, Include/cpython/pystate.h) */
     uint16_t ts_frame; /* frame, cframe or current_frame */
     uint16_t ts_tracing, ts_use_tracing, ts_profilefunc, ts_tracefunc, ts_traceobj;
+    uint16_t ts_gilstate; /* gilstate_counter; up to 3.11, verified by gil.c */
     uint16_t cframe_frame;
     uint16_t interp_eval; /* 3.6-3.8: PyInterpreterState.eval_frame as expected; verified */
 };
+
+#define TS_INTERP 16 /* PyThreadState.interp, 3.6 to 3.13 */
 
 const struct layout *layout_find(unsigned minor); /* NULL: version not known */
 

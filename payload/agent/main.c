@@ -236,6 +236,41 @@ static int prepare_hooks(void)
     return 0;
 }
 
+/* Why to leave now: an enum mp_bye_reason, or 0. */
+static uint32_t leave_reason(void)
+{
+    const void *payload;
+    unsigned type;
+    size_t len;
+    int r;
+
+    if (!held_all())
+        return MP_BYE_CUT;
+    while ((r = wire_receive(&type, &payload, &len)) > 0)
+        if (type == MP_MSG_DETACH)
+            return MP_BYE_DETACH;
+    if (r < 0 || wire_closed())
+        return MP_BYE_LEASE;
+    if (mp_control_block.detach_request)
+        return MP_BYE_REQUEST;
+    return py_finalizing() ? MP_BYE_FINALIZE : 0;
+}
+
+static bool leaving(void)
+{
+    return leave_reason() != 0;
+}
+
+static int no_gil(void)
+{
+    if (py_finalizing())
+        return fail_set(MP_FAIL_FINALIZING, 0, "the interpreter is shutting down", NULL);
+    if (mp_control_block.standstill != MP_STANDSTILL_NOT)
+        return fail_set(MP_FAIL_GIL, 0, "the launcher left while a GIL was made", NULL);
+    return fail_set(MP_FAIL_NO_GIL, 0, "this CPython 3.6 has started no thread yet, and so has no GIL; none could be made",
+                    NULL);
+}
+
 static int install(void)
 {
     int state, err;
@@ -243,6 +278,8 @@ static int install(void)
     mp_control_block.state = MP_STATE_HOOKING;
     if (!py_initialized() || py_finalizing())
         return fail_set(MP_FAIL_FINALIZING, 0, "the interpreter is shutting down", NULL);
+    if (!py_gil_needed(leaving))
+        return no_gil();
     state = py_ensure();
     /* The wait may have been long: is anybody still interested? */
     wire_wait(0);
@@ -318,26 +355,6 @@ static void read_names(void)
 }
 
 /* ---- the loop -------------------------------------------------------------------------- */
-
-/* Why to leave now: an enum mp_bye_reason, or 0. */
-static uint32_t leave_reason(void)
-{
-    const void *payload;
-    unsigned type;
-    size_t len;
-    int r;
-
-    if (!held_all())
-        return MP_BYE_CUT;
-    while ((r = wire_receive(&type, &payload, &len)) > 0)
-        if (type == MP_MSG_DETACH)
-            return MP_BYE_DETACH;
-    if (r < 0 || wire_closed())
-        return MP_BYE_LEASE;
-    if (mp_control_block.detach_request)
-        return MP_BYE_REQUEST;
-    return py_finalizing() ? MP_BYE_FINALIZE : 0;
-}
 
 /* Sleeps until the socket has news, a ring is half full, or the time is up. The
  * order (flag, then a look at the rings by the caller's next drain) allows a wake

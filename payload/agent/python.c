@@ -26,26 +26,6 @@ void py_interval_back(void)
         __atomic_compare_exchange_n(interval, &mine, was, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
 
-int py_ensure(void)
-{
-    int state;
-
-    g.ensuring = 1;
-    mp_control_block.gil_since_ns = clock_ns(CLOCK_MONOTONIC);
-    state = PY(PyGILState_Ensure, int (*)(void))();
-    mp_control_block.gil_since_ns = clock_ns(CLOCK_MONOTONIC); /* Python code that we call may lose it again */
-    py_interval_back();
-    return state;
-}
-
-void py_release(int state)
-{
-    PY(PyGILState_Release, void (*)(int))(state);
-    mp_control_block.gil_since_ns = 0;
-    py_interval_back();
-    g.ensuring = 0;
-}
-
 void *py_main_interp(void)
 {
     void *interp, *next;

@@ -66,8 +66,6 @@ PyObj *hook_known_attr(PyObj *f, const char *name);
 
 bool py_finalizing(void); /* no GIL needed */
 bool py_initialized(void); /* no GIL needed */
-int py_ensure(void);      /* PyGILState_Ensure; the thread may end inside when the interpreter finalizes */
-void py_release(int state);
 void py_interval_back(void); /* takes back what a launcher did to the switch interval for us; no GIL needed */
 void *py_main_interp(void);
 void *py_tstate(void); /* the calling thread's, with the GIL held */
@@ -77,6 +75,17 @@ PyObj *py_module(const char *name); /* borrowed, from sys.modules; NULL if not t
  * character; surrogates become U+FFFD. keep_tail: the end is kept instead of
  * the start. Returns the bytes written; *ret_cut tells whether it was cut. */
 size_t py_str_copy(PyObj *str, char *to, size_t max, bool keep_tail, bool *ret_cut);
+
+/* gil.c */
+
+int py_ensure(void); /* as PyGILState_Ensure; the thread may end inside when the interpreter finalizes */
+void py_release(int state);
+/* 3.6 makes a GIL when it starts its first thread; before, nothing keeps two threads apart. One
+ * that is not there is made, with the launcher's help: waits for that until leaving() says true.
+ * False: there is none; in mp_control_block.standstill MP_STANDSTILL_NOT when none can be made. */
+bool py_gil_needed(bool (*leaving)(void));
+
+/* python.c */
 
 /* Writes "Type: text" of the exception that is set and clears it. */
 void py_error_text(char *to, size_t size);

@@ -126,6 +126,14 @@ static inline long sys_poll(struct sys_pollfd *p, unsigned n, int timeout_ms)
 {
     return sys3(__NR_poll, (long)p, n, timeout_ms);
 }
+static inline void sys_futex_wake(volatile uint32_t *word)
+{
+    sys6(__NR_futex, (long)word, 1 /* FUTEX_WAKE */, 1, 0, 0, 0);
+}
+static inline void sys_yield(void)
+{
+    sys3(__NR_sched_yield, 0, 0, 0);
+}
 static inline long sys_mmap(size_t len, int prot, int flags)
 {
     return sys6(__NR_mmap, 0, (long)len, prot, flags, -1, 0);

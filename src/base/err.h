@@ -25,6 +25,7 @@
     X(LIBC, 4, "only glibc 2.31 and later is supported") \
     X(LIBC_LAYOUT, 4, "report this libc build: its layout is not one that is known") \
     X(SYMBOLS, 4, "a symbol that is needed is missing from this Python build") \
+    X(PY_NO_GIL, 4, "let the program start a thread once (threading.Thread(target=int).start()), then try again") \
     X(PY_LAYOUT, 4, "report this Python build: its layout is not one that is known") \
     X(SHADOW_STACK, 4, "start the target without user shadow stacks (GLIBC_TUNABLES)") \
     X(NO_PROC, 4, "mount proc at /proc in the target's root") \

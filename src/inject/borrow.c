@@ -356,19 +356,27 @@ static int borrow_try(struct borrow *b, pid_t tid, struct mp_failure *f)
     return 0;
 }
 
+static int borrow_read_maps(struct borrow *b, pid_t tid)
+{
+    struct maps m;
+    int r = maps_read(&m, tid);
+    if (r < 0)
+        return r;
+    maps_release(&b->maps);
+    b->maps = m;
+    return 0;
+}
+
 /* One look over the threads. As borrow_try; *ret_seen counts those that could be tried. */
 static int borrow_round(struct borrow *b, size_t *ret_seen, struct mp_failure *f)
 {
     struct borrow_candidate *c;
-    struct maps m;
     long n = borrow_candidates(b, &c);
     if (n < 0)
         return borrow_gone(b->plan, f);
     int r = 0;
     *ret_seen = (size_t)n;
-    if (n > 0 && maps_read(&m, c[0].tid) == 0) {
-        maps_release(&b->maps);
-        b->maps = m;
+    if (n > 0 && borrow_read_maps(b, c[0].tid) == 0) {
         for (long i = 0; r == 0 && i < n && i < BORROW_TRY; i++) {
             borrow_unstick(b);
             if (!borrow_is_stuck(b, c[i].tid) && b->stuck_count < BORROW_STUCK_MAX)
@@ -442,6 +450,25 @@ int borrow_thread(struct borrow *b, unsigned deadline_ms, struct mp_failure *f)
         borrow_sleep(b);
     } while (clock_mono_ns() < deadline);
     return borrow_failed(b, seen, deadline_ms, f);
+}
+
+int borrow_one(struct borrow *b, pid_t tid, unsigned deadline_ms, bool stale, struct mp_failure *f)
+{
+    uint64_t deadline = clock_mono_ns() + (uint64_t)deadline_ms * 1000000u;
+    b->room = sigframe_room();
+    tracee_init(&b->t, 0);
+    do {
+        int r = 0;
+        int rank = borrow_look(b->plan->facts.pid, tid);
+        b->threads = 2; /* the agent's is there, too */
+        b->any_stack = stale && (rank == SAFEPOINT_PARKED || rank == SAFEPOINT_EINTR);
+        if (b->stuck_count == 0 && rank != SAFEPOINT_NEVER && borrow_read_maps(b, tid) == 0)
+            r = borrow_try(b, tid, f);
+        if (r != 0)
+            return r < 0 ? r : 0;
+        borrow_sleep(b);
+    } while (clock_mono_ns() < deadline);
+    return borrow_failed(b, 1, deadline_ms, f);
 }
 
 int borrow_return(struct borrow *b)

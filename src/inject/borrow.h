@@ -51,6 +51,10 @@ int borrow_run(void (*fn)(void *arg), void *arg) MP_MUST_CHECK;
  * changed then. *b must be zeroed but for plan and log. */
 int borrow_thread(struct borrow *b, unsigned deadline_ms, struct mp_failure *f) MP_MUST_CHECK;
 
+/* The same for one thread, tid, and no other. stale: it is known to have been waiting for long,
+ * so what its stack says of ld.so, allocators and the like is old, where it still waits. */
+int borrow_one(struct borrow *b, pid_t tid, unsigned deadline_ms, bool stale, struct mp_failure *f) MP_MUST_CHECK;
+
 /* Lets go of threads that were asked to stop and did so after all, when nobody waited any
  * more. To be called again and again, by the thread that called borrow_thread. */
 void borrow_unstick(struct borrow *b);

@@ -89,6 +89,13 @@ int inject_request_detach(pid_t pid, const struct inject_agent *a, struct mp_fai
  * a second later where it was in vain. */
 bool inject_hurry(pid_t pid, const struct inject_agent *a, uint64_t *next_ns);
 
+/* Where the agent asks for it (struct mp_control, standstill: CPython 3.6 without a GIL), stops
+ * the thread that runs Python for as long as one is made; the thread is found at a safe point
+ * within 100 ms, or not this time: to be called again. p: the plan of this injection. asked_ns:
+ * CLOCK_MONOTONIC at the first call. Returns the pause in ns, all stops together; 0 where nothing
+ * was asked for, or nothing stopped. */
+uint64_t inject_standstill(const struct inject_plan *p, const struct inject_agent *a, uint64_t asked_ns, FILE *log);
+
 /* Tells an agent in state GONE or RESIDUE that its account has been read. 0, also when
  * it has left meanwhile; -MP_E_EPERM when the target's memory can't be written. */
 int inject_ack_detach(pid_t pid, const struct inject_agent *a) MP_MUST_CHECK;

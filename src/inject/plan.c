@@ -159,6 +159,7 @@ static int fill_python(struct making *g, struct mp_failure *f)
     p->boot.py_flags = g->python.is_static ? MP_PYF_STATIC : 0;
     memcpy(p->boot.py_sym, g->py_sym, sizeof(g->py_sym));
     p->boot.switch_interval = python_switch_interval(&g->view, &g->python);
+    p->gil_count = python_gil_ranges(&g->view, &g->python, p->gil, PLAN_GIL_MAX);
     p->retries_count = python_wait_ranges(&g->view, &g->python, p->retries, PLAN_RETRIES_MAX);
     return 0;
 }

@@ -9,6 +9,7 @@
 #define PLAN_UNSAFE_MAX 32
 #define PLAN_TLS_MAX 128
 #define PLAN_RETRIES_MAX 8
+#define PLAN_GIL_MAX 8
 
 /* Text in which a thread must not be borrowed (libc, ld.so, libpthread,
  * allocators, vdso): the safe-point rule of docs/ARCHITECTURE.md. */
@@ -39,6 +40,8 @@ struct inject_plan {
      * what remains of it (PEP 475). */
     struct plan_range retries[PLAN_RETRIES_MAX];
     unsigned retries_count;
+    struct plan_range gil[PLAN_GIL_MAX]; /* python_gil_ranges */
+    unsigned gil_count;
     struct plan_tls tls[PLAN_TLS_MAX];
     unsigned tls_count;
     uint64_t tls_size;    /* bytes of static TLS below the TCB that must exist */

@@ -38,6 +38,16 @@ static const struct {
     {MP_SYM__PyThreadState_UncheckedGet, 6, 12},
     {MP_SYM_PyThreadState_GetUnchecked, 13, 13},
     {MP_SYM_PyThreadState_Next, 6, 13},
+    {MP_SYM_PyThreadState_New, 6, 11},
+    {MP_SYM_PyThreadState_Clear, 6, 11},
+    {MP_SYM_PyThreadState_Delete, 6, 11},
+    {MP_SYM_PyThreadState_Swap, 6, 11},
+    {MP_SYM_PyThread_set_key_value, 6, 11},
+    {MP_SYM_PyThread_get_key_value, 6, 11},
+    {MP_SYM_PyEval_SaveThread, 6, 11},
+    {MP_SYM_PyEval_RestoreThread, 6, 11},
+    {MP_SYM_PyEval_ThreadsInitialized, 6, 6},
+    {MP_SYM_PyEval_InitThreads, 6, 6},
     {MP_SYM_PyInterpreterState_Head, 6, 13},
     {MP_SYM_PyInterpreterState_Main, 7, 13},
     {MP_SYM_PyInterpreterState_Next, 6, 13},
@@ -366,6 +376,20 @@ static unsigned add_text(struct view *v, struct view_module *m, const char *what
     for (i = 0; n < max && elf_segment(m->elf, i, &s) == 0; i++)
         if (s.flags & PF_X)
             ret[n++] = (struct plan_range){s.lo, s.hi, what, false};
+    return n;
+}
+
+unsigned python_gil_ranges(struct view *v, const struct python_id *id, struct plan_range *ret, unsigned max)
+{
+    static const char *const names[] = {"PyEval_InitThreads", "PyEval_SaveThread", "PyEval_RestoreThread",
+                                        "PyEval_ReInitThreads", "PyThreadState_Swap"};
+    struct elf_sym s;
+    unsigned i, n = 0;
+    if ((id->version >> 16 & 0xff) != 6 || !view_elf(v, id->module))
+        return 0;
+    for (i = 0; n < max && i < sizeof(names) / sizeof(names[0]); i++)
+        if (elf_find(id->module->elf, names[i], &s) == 0)
+            ret[n++] = (struct plan_range){s.addr, s.addr + s.size, "the making of the GIL", true};
     return n;
 }
 

@@ -43,6 +43,10 @@ enum mp_py_sym python_resolve(struct view *v, const struct python_id *id, uint64
  * (take_gil in Python/ceval_gil.c). 0 where that is not certain. */
 raddr_t python_switch_interval(struct view *v, const struct python_id *id);
 
+/* 3.6: the functions that ask whether there is a GIL and act on the answer. A thread within one
+ * of them must not find one made meanwhile. Fills at most max ranges; returns how many. */
+unsigned python_gil_ranges(struct view *v, const struct python_id *id, struct plan_range *ret, unsigned max);
+
 /* The code in which CPython waits with a timeout: its own, and the select module's.
  * Fills at most max ranges; returns how many. */
 unsigned python_wait_ranges(struct view *v, const struct python_id *id, struct plan_range *ret, unsigned max);

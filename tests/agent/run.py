@@ -211,13 +211,25 @@ def calm(run):
     assert len(given) == 20 and all(r.own == 0 and -21 <= r.rss_delta <= -20 for r in given), given
 
 
-@test("growth", ppm=100000000)
+@test("growth", ppm=4000000000)
 def growth_uss(run):
+    """Pages of files are private as long as no other process maps them, so one that starts
+    or ends beside us may move a reading; most are not moved."""
     check_basic(run)
     g = run.session.calls("grower")
-    assert any(r.flags & (wire.HAS_USS | wire.HAS_USS_DELTA) == 12 for r in g), g
-    assert all(409600 - 65536 < r.uss_delta < 480000 for r in g if r.flags & wire.HAS_USS_DELTA)
+    deltas = sorted(r.uss_delta for r in g if r.flags & (wire.HAS_USS | wire.HAS_USS_DELTA) == 12)
+    assert deltas, g
+    assert 409600 - 65536 < deltas[len(deltas) // 2] < 480000, deltas
     assert run.session.stats[-1].rollup_ns > 0
+
+
+@test(before=(3, 12), depth=4)
+def own_state(run):
+    """A fork that comes while PyGILState_Ensure makes a thread state hangs its child: it is not
+    called at all (its address is 0), nor is it where tracemalloc asks whose thread this is."""
+    check_basic(run)
+    assert len(run.session.calls("grower")) == 10
+    assert run.first["result"] >= 0, run.first
 
 
 @test("growth", ppm=100000000, flags=wire.OPT_NO_ROLLUP)

@@ -761,3 +761,22 @@ def audit_settrace_before(agent):
 
 def audit_settrace(agent, before):
     pass
+
+
+# -- own_state: the agent's thread state is made under the GIL, whoever watches the allocator ----
+
+def own_state_before(agent):
+    import tracemalloc
+    import host
+    for name in "PyGILState_Ensure", "PyGILState_Release":
+        agent.boot.py_sym[host.NAMES.index(name)] = 0
+    tracemalloc.start(3)
+
+
+def own_state(agent, before):
+    import tracemalloc
+    growth(agent, before)
+    kept = bytearray(100000)
+    traced = tracemalloc.get_traced_memory()[0] - len(kept)
+    tracemalloc.stop()
+    return traced

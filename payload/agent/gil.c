@@ -1,0 +1,261 @@
+/* The GIL, and a thread state for the agent's thread.
+ *
+ * PyGILState_Ensure makes a thread state before it has the GIL, and puts it on the interpreter's
+ * list under a lock (HEAD_LOCK, Python/pystate.c). A fork by whoever has the GIL may copy that
+ * lock as it is held; up to 3.11 the child takes it in PyOS_AfterFork_Child before it is made
+ * anew, and waits for ever. A thread that has the GIL when it takes the lock can't be forked
+ * meanwhile. So up to 3.11 the agent takes the GIL in the name of a stand-in, a thread state
+ * of its own that is on no list, and makes and deletes the true one under it.
+ *
+ * Memory for the true one may come from an allocator that wants to know whose call it is: tracemalloc
+ * calls PyGILState_Ensure. So the stand-in is this thread's for PyGILState, too, meanwhile:
+ * under the pthread key that CPython keeps for it, which is found by trying. */
+#include "agent/python.h"
+
+#define KEYS_TRIED 128 /* musl has no more; CPython makes its own when it starts */
+#define STANDIN_SIZE 1024 /* at least sizeof(PyThreadState), 528 in 3.11 */
+#define COUNTER_MAX (1 << 20)
+#define SPIN_NS 2000000ull /* between two looks whether the launcher is still there */
+
+enum { KEY_UNKNOWN = -1, KEY_NONE = -2 };
+
+static uint64_t standin[STANDIN_SIZE / sizeof(uint64_t)];
+static uint64_t no_frame[8]; /* what tstate->cframe points to: current_frame is NULL */
+static int key = KEY_UNKNOWN;
+static bool believed; /* the place of gilstate_counter has been compared with a live one */
+static void *own;     /* the true thread state, while there is one */
+
+static int key_set(int k, void *ts)
+{
+    return PY(PyThread_set_key_value, int (*)(int, void *))(k, ts);
+}
+
+static void *key_get(int k)
+{
+    return PY(PyThread_get_key_value, void *(*)(int))(k);
+}
+
+/* Only this thread's values are touched, and none that is in use. */
+static int key_find(void)
+{
+    for (int k = 0; k < KEYS_TRIED; k++) {
+        bool found;
+
+        if (key_get(k) || key_set(k, standin))
+            continue; /* another's, or no key */
+        found = PY(PyGILState_GetThisThreadState, void *(*)(void))() == standin;
+        key_set(k, NULL);
+        if (found)
+            return k;
+    }
+    return KEY_NONE;
+}
+
+static bool standin_ready(void)
+{
+    if (!g.layout.ts_gilstate || key == KEY_NONE)
+        return false;
+    FIELD(int32_t, standin, g.layout.ts_gilstate) = 1; /* PyGILState_Release deletes what comes to 0 */
+    if (g.layout.frame_kind == FRAME_CFRAME)
+        FIELD(void *, standin, g.layout.ts_frame) = no_frame;
+    if (PY_HAS(PyInterpreterState_Main))
+        FIELD(void *, standin, TS_INTERP) = py_main_interp(); /* 3.6 asks for it after it has the GIL */
+    if (key == KEY_UNKNOWN)
+        key = key_find();
+    return key != KEY_NONE;
+}
+
+static void standin_leave(void)
+{
+    PY(PyEval_SaveThread, void *(*)(void))();
+    key_set(key, NULL);
+}
+
+/* Every thread state has counted itself once (_PyGILState_NoteThreadStateIfUnlinked). */
+static bool counter_is_there(void *interp)
+{
+    void *ts = PY(PyInterpreterState_ThreadHead, void *(*)(void *))(interp);
+    int32_t n;
+
+    for (; ts; ts = PY(PyThreadState_Next, void *(*)(void *))(ts)) {
+        n = FIELD(int32_t, ts, g.layout.ts_gilstate);
+        if (FIELD(void *, ts, TS_INTERP) != interp || n < 1 || n > COUNTER_MAX)
+            return false;
+        believed = true;
+    }
+    return believed;
+}
+
+/* The GIL is held in the stand-in's name. False: this build is not as expected. */
+static bool own_make(void)
+{
+    void *interp = py_main_interp();
+
+    if (!believed && !counter_is_there(interp)) {
+        standin_leave();
+        key = KEY_NONE;
+        return false;
+    }
+    while (!(own = PY(PyThreadState_New, void *(*)(void *))(interp))) { /* Ensure would end the process */
+        PY(PyEval_SaveThread, void *(*)(void))();
+        sys_poll(NULL, 0, 10);
+        PY(PyEval_RestoreThread, void (*)(void *))(standin);
+    }
+    key_set(key, own);
+    PY(PyThreadState_Swap, void *(*)(void *))(own);
+    return true;
+}
+
+static int take(void)
+{
+    if (standin_ready()) {
+        key_set(key, standin);
+        PY(PyEval_RestoreThread, void (*)(void *))(standin);
+        if (own_make())
+            return 0;
+    }
+    return PY(PyGILState_Ensure, int (*)(void))();
+}
+
+int py_ensure(void)
+{
+    int state;
+
+    g.ensuring = 1;
+    mp_control_block.gil_since_ns = clock_ns(CLOCK_MONOTONIC);
+    state = take();
+    mp_control_block.gil_since_ns = clock_ns(CLOCK_MONOTONIC); /* Python code that we call may lose it again */
+    py_interval_back();
+    return state;
+}
+
+static void leave(int state)
+{
+    void *ts = own;
+
+    if (!ts) {
+        PY(PyGILState_Release, void (*)(int))(state);
+        return;
+    }
+    PY(PyThreadState_Clear, void (*)(void *))(ts);
+    own = NULL;
+    key_set(key, standin);
+    PY(PyThreadState_Swap, void *(*)(void *))(standin);
+    PY(PyThreadState_Delete, void (*)(void *))(ts);
+    standin_leave();
+}
+
+void py_release(int state)
+{
+    leave(state);
+    mp_control_block.gil_since_ns = 0;
+    py_interval_back();
+    g.ensuring = 0;
+}
+
+/* ---- 3.6: the first GIL ---------------------------------------------------------------
+ *
+ * PyEval_InitThreads makes the GIL and takes it in the name of the current thread state, for its
+ * caller is the one thread that there is. We are not: if that thread gave up its thread state
+ * while there was no GIL, and asks for it back when there is one, nothing is wrong, as long as it
+ * is in neither PyEval_SaveThread nor PyEval_RestoreThread meanwhile. So the launcher holds it
+ * still where it is in none of them. It also notes who calls it, as the thread that runs
+ * pending calls and signal handlers; pthread_self() is the word at %fs:16 (glibc, tcbhead_t). */
+
+static bool gil_made(void)
+{
+    return g.minor != 6 || PY(PyEval_ThreadsInitialized, int (*)(void))();
+}
+
+static uint64_t self_set(uint64_t self)
+{
+    uint64_t was;
+
+    __asm__ volatile("movq %%fs:16, %0" : "=r"(was));
+    __asm__ volatile("movq %0, %%fs:16" : : "r"(self) : "memory");
+    return was;
+}
+
+static void gil_make(void *ts, uint64_t tcb)
+{
+    uint64_t self;
+
+    key_set(key, ts);
+    self = self_set(tcb);
+    PY(PyEval_InitThreads, void (*)(void))();
+    self_set(self);
+    if (ts == standin)
+        PY(PyEval_SaveThread, void *(*)(void))();
+    key_set(key, NULL);
+}
+
+/* The thread of tcb stands. What to tell the launcher. */
+static uint32_t gil_make_now(bool parked, uint64_t tcb)
+{
+    void *interp = PY(PyInterpreterState_Head, void *(*)(void))();
+    void *ts = PY(PyInterpreterState_ThreadHead, void *(*)(void *))(interp);
+    void *now = PY(_PyThreadState_UncheckedGet, void *(*)(void))();
+
+    if (gil_made())
+        return MP_STANDSTILL_DONE;
+    if (PY(PyInterpreterState_Next, void *(*)(void *))(interp) || !ts ||
+        PY(PyThreadState_Next, void *(*)(void *))(ts) || (now && now != ts) ||
+        FIELD(uint64_t, ts, g.layout.ts_gilstate + 16) != tcb) /* thread_id */
+        return MP_STANDSTILL_NOT;
+    if (!now && !parked)
+        return MP_STANDSTILL_ASKED; /* it may be about to see that there is no GIL */
+    if (!now)
+        PY(PyThreadState_Swap, void *(*)(void *))(standin);
+    gil_make(now ? ts : standin, tcb);
+    return MP_STANDSTILL_DONE;
+}
+
+static void gil_use(uint32_t word)
+{
+    struct mp_control *c = &mp_control_block;
+    uint32_t answer;
+
+    __atomic_store_n(&c->standstill_busy, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&c->standstill, __ATOMIC_SEQ_CST) == word) { /* not taken back */
+        answer = MP_STANDSTILL_ASKED;
+        if (clock_ns(CLOCK_MONOTONIC) < c->standstill_until_ns)
+            answer = gil_make_now(word == MP_STANDSTILL_PARKED, c->standstill_tcb);
+        __atomic_store_n(&c->standstill, answer, __ATOMIC_SEQ_CST);
+    }
+    c->standstill_hold = 0;
+    sys_futex_wake(&c->standstill_hold);
+    __atomic_store_n(&c->standstill_busy, 0, __ATOMIC_SEQ_CST);
+}
+
+bool py_gil_needed(bool (*leaving)(void))
+{
+    struct mp_control *c = &mp_control_block;
+    uint64_t next = 0;
+    uint32_t word;
+
+    if (gil_made())
+        return true;
+    if (!standin_ready()) {
+        c->standstill = MP_STANDSTILL_NOT;
+        return false;
+    }
+    c->standstill = MP_STANDSTILL_ASKED;
+    while ((word = c->standstill) != MP_STANDSTILL_DONE && word != MP_STANDSTILL_NOT) {
+        uint64_t now = clock_ns(CLOCK_MONOTONIC);
+
+        if (word == MP_STANDSTILL_RUNNING || word == MP_STANDSTILL_PARKED)
+            gil_use(word);
+        else if (gil_made())
+            c->standstill = MP_STANDSTILL_DONE; /* the program has started a thread */
+        else if (word == MP_STANDSTILL_COMING && now < next)
+            sys_yield();
+        else {
+            wire_wait(word == MP_STANDSTILL_COMING ? 0 : 1);
+            if (leaving())
+                break;
+            next = now + SPIN_NS;
+            c->heartbeat_ns = now;
+        }
+    }
+    return word == MP_STANDSTILL_DONE;
+}
