@@ -40,7 +40,8 @@ const struct inject_facts *inject_plan_facts(const struct inject_plan *p);
 struct inject_result {
     int fd;              /* the launcher's end of the channel, to be read; non-blocking, CLOEXEC; caller closes */
     int out;             /* to be written: fd itself (a socket), or a pipe that the caller closes too */
-    uint64_t pause_ns;   /* from the moment the thread is seen stopped to its release: the target's pause */
+    uint64_t pause_ns;   /* from the moment the thread is seen stopped to its release: the target's pause;
+                            session.c adds that of inject_standstill */
     uint64_t attach_ns;  /* from PTRACE_SEIZE to release: upper bound of the pause */
     uint64_t total_ns;   /* from the start of inject_run to the loader's rendezvous */
     unsigned attempts;   /* stops made before a safe point was found; each is in pause_ns_sum */

@@ -140,7 +140,7 @@ uint64_t inject_standstill(const struct inject_plan *p, const struct inject_agen
     pid_t live = proc_live_task(p->facts.pid);
     struct mp_control c;
 
-    if (live < 0 || ours_read_control(live, s.control, &c) < 0 || c.agent_tid != s.agent_tid ||
+    if (!p->gil_count || live < 0 || ours_read_control(live, s.control, &c) < 0 || c.agent_tid != s.agent_tid ||
         c.standstill != MP_STANDSTILL_ASKED)
         return 0;
     for (unsigned i = 0; i < p->gil_count && s.plan.unsafe_count < PLAN_UNSAFE_MAX; i++)

@@ -129,6 +129,7 @@ STATES = [State(name, "idle, through Python") for name in ("select", "epoll", "s
 STATES += [State(name, "idle, straight through ctypes") for name in ("raw_poll", "raw_nanosleep", "raw_futex")]
 STATES += [State(name, "idle, straight through ctypes", eintr=True) for name in ("raw_epoll", "raw_recv", "raw_semop", "raw_sigtimedwait")]
 STATES += [State(name, "busy") for name in ("fib", "alloc", "c_extensions", "generators", "recursion", "deep", "registers", "imports")]
+STATES += [State(name, "no thread ever") for name in ("lone_busy", "lone_idle", "lone_alarms")]
 STATES += [
     State("malloc_1", "malloc"), State("malloc_2", "malloc"), State("malloc_16", "malloc"),
     State("malloc_1_one_arena", "malloc", "malloc_1", codes=(0, 8), env={"MALLOC_ARENA_MAX": "1"}, options=("--timeout", "1s")),

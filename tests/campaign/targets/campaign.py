@@ -1,23 +1,29 @@
 """target: campaign.py STATE FD_IN FD_OUT. The states of tests/live/targets/states.py and
 those that only the campaign puts a process in. See work.py there for the conversation.
 $CAMPAIGN_HELPERS names the folder of the libraries that setup.py built."""
-import ctypes
-import importlib
-import mmap
 import os
-import resource
-import signal
 import sys
-import threading
-import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.environ.get("CAMPAIGN_TARGETS") or os.path.join(HERE, "..", "..", "live", "targets"))
 sys.path.insert(0, HERE)
 
+import work
+if sys.argv[1].startswith("lone_"):
+    import lone
+    work.main(lone.STATES)
+    sys.exit(0)
+
+import ctypes
+import importlib
+import mmap
+import resource
+import signal
+import threading
+import time
+
 import states
 import states_busy
-import work
 from states_busy import churn, fib
 from work import account, checksum, libc, raw_call
 

@@ -15,7 +15,6 @@ empty. They talk over two pipes, one JSON object or one command a line:
 A closed pipe means `stop`: a target never outlives its driver.
 
 Runs on CPython 3.6 to 3.13. Reused by the campaign (tests/campaign)."""
-import ctypes
 import errno
 import json
 import mmap
@@ -29,7 +28,19 @@ PAGE = mmap.PAGESIZE
 PERIOD = 8  # step(i) depends on i % PERIOD only, so that any number of steps has a known checksum
 PR_SET_THP_DISABLE = 41
 
-libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Libc(object):
+    """Loaded when first used: ctypes has CPython 3.6 make its GIL, and some states are to have none."""
+
+    def __getattr__(self, name):
+        import ctypes
+        lib = ctypes.CDLL(None, use_errno=True)
+        self.__class__.__getattr__ = lambda self, name: getattr(lib, name)
+        return getattr(lib, name)
+
+
+libc = Libc()
 
 kept = []  # what leak_pages keeps
 
@@ -76,6 +87,7 @@ account = Account()
 
 def raw_call(function, *args, **expected):
     """Calls libc; a result of -1 must come with the errno `expect` (default: none)."""
+    import ctypes
     ctypes.set_errno(0)
     result = function(*args)
     if result != -1:
@@ -116,6 +128,7 @@ class Control(object):
 
 class State(object):
     """What a target does. A subclass is one row of the table in states.py."""
+    plain = False  # must not import ctypes
 
     def setup(self, control):
         """Once, before `ready`. May return a reason to be skipped."""
@@ -189,7 +202,8 @@ def main(states):
     name, fd_in, fd_out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     control = Control(fd_in, fd_out)
     state = states[name]()
-    libc.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)  # a huge page would be one fault for 512 pages
+    if not state.plain:
+        libc.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)  # a huge page would be one fault for 512 pages
     reason = state.setup(control)
     if reason:
         control.tell(skip=reason)
