@@ -26,6 +26,7 @@
     X(PyThread_get_key_value) \
     X(PyEval_ThreadsInitialized)    /* 3.6: later there always is a GIL */ \
     X(PyEval_InitThreads)           /* 3.6 */ \
+    X(PyMem_GetAllocator)           /* 3.6 */ \
     X(PyInterpreterState_Head) \
     X(PyInterpreterState_Main)      /* 3.7 */ \
     X(PyInterpreterState_Next) \

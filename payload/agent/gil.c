@@ -71,7 +71,8 @@ static void standin_leave(void)
     key_set(key, NULL);
 }
 
-/* Every thread state has counted itself once (_PyGILState_NoteThreadStateIfUnlinked). */
+/* Every thread state has counted itself once (_PyGILState_NoteThreadStateIfUnlinked), but that of
+ * a thread that has yet to begin (_PyThreadState_Prealloc). Sets believed; false: it lies elsewhere. */
 static bool counter_is_there(void *interp)
 {
     void *ts = PY(PyInterpreterState_ThreadHead, void *(*)(void *))(interp);
@@ -79,11 +80,11 @@ static bool counter_is_there(void *interp)
 
     for (; ts; ts = PY(PyThreadState_Next, void *(*)(void *))(ts)) {
         n = FIELD(int32_t, ts, g.layout.ts_gilstate);
-        if (FIELD(void *, ts, TS_INTERP) != interp || n < 1 || n > COUNTER_MAX)
+        if (FIELD(void *, ts, TS_INTERP) != interp || n < 0 || n > COUNTER_MAX)
             return false;
-        believed = true;
+        believed = believed || n > 0;
     }
-    return believed;
+    return true;
 }
 
 /* The GIL is held in the stand-in's name. False: this build is not as expected. */
@@ -91,9 +92,12 @@ static bool own_make(void)
 {
     void *interp = py_main_interp();
 
-    if (!believed && !counter_is_there(interp)) {
+    bool there = believed || counter_is_there(interp);
+
+    if (!believed) {
         standin_leave();
-        key = KEY_NONE;
+        if (!there)
+            key = KEY_NONE; /* for good */
         return false;
     }
     while (!(own = PY(PyThreadState_New, void *(*)(void *))(interp))) { /* Ensure would end the process */
@@ -103,6 +107,7 @@ static bool own_make(void)
     }
     key_set(key, own);
     PY(PyThreadState_Swap, void *(*)(void *))(own);
+    g.ensuring = 1;
     return true;
 }
 
@@ -114,6 +119,7 @@ static int take(void)
         if (own_make())
             return 0;
     }
+    g.ensuring = 1;
     return PY(PyGILState_Ensure, int (*)(void))();
 }
 
@@ -121,7 +127,6 @@ int py_ensure(void)
 {
     int state;
 
-    g.ensuring = 1;
     mp_control_block.gil_since_ns = clock_ns(CLOCK_MONOTONIC);
     state = take();
     mp_control_block.gil_since_ns = clock_ns(CLOCK_MONOTONIC); /* Python code that we call may lose it again */
@@ -135,6 +140,7 @@ static void leave(int state)
 
     if (!ts) {
         PY(PyGILState_Release, void (*)(int))(state);
+        g.ensuring = 0;
         return;
     }
     PY(PyThreadState_Clear, void (*)(void *))(ts);
@@ -142,6 +148,7 @@ static void leave(int state)
     key_set(key, standin);
     PY(PyThreadState_Swap, void *(*)(void *))(standin);
     PY(PyThreadState_Delete, void (*)(void *))(ts);
+    g.ensuring = 0;
     standin_leave();
 }
 
@@ -150,17 +157,26 @@ void py_release(int state)
     leave(state);
     mp_control_block.gil_since_ns = 0;
     py_interval_back();
-    g.ensuring = 0;
 }
 
 /* ---- 3.6: the first GIL ---------------------------------------------------------------
  *
  * PyEval_InitThreads makes the GIL and takes it in the name of the current thread state, for its
- * caller is the one thread that there is. We are not: if that thread gave up its thread state
- * while there was no GIL, and asks for it back when there is one, nothing is wrong, as long as it
- * is in neither PyEval_SaveThread nor PyEval_RestoreThread meanwhile. So the launcher holds it
- * still where it is in none of them. It also notes who calls it, as the thread that runs
- * pending calls and signal handlers; pthread_self() is the word at %fs:16 (glibc, tcbhead_t). */
+ * caller is the one thread that there is. We are not: so the launcher holds that thread still,
+ * where it is not in a function that looks whether there is a GIL, and for as long we are it: its
+ * thread state is current, and pthread_self() its own (%fs:16 in glibc, tcbhead_t), which also
+ * leads to its pthread keys. InitThreads notes that word as the thread that minds signals and
+ * pending calls. */
+
+#define SETTLE_MS 10        /* from a GIL of the program's own to its being taken */
+#define HOOKED_MAX 20       /* stops in which the program did not wait, where it has to */
+#define COMING_NS 150000000ull /* a launcher that comes is waited for without sleep for so long */
+
+struct allocator { /* PyMemAllocatorEx (Include/pymem.h) */
+    void *ctx, *malloc, *calloc, *realloc, *free;
+};
+
+static unsigned hooked;
 
 static bool gil_made(void)
 {
@@ -176,25 +192,28 @@ static uint64_t self_set(uint64_t self)
     return was;
 }
 
-static void gil_make(void *ts, uint64_t tcb)
+static void *current_set(void *ts)
 {
-    uint64_t self;
+    return PY(PyThreadState_Swap, void *(*)(void *))(ts);
+}
 
-    key_set(key, ts);
-    self = self_set(tcb);
-    PY(PyEval_InitThreads, void (*)(void))();
-    self_set(self);
-    if (ts == standin)
-        PY(PyEval_SaveThread, void *(*)(void))();
-    key_set(key, NULL);
+/* PyEval_InitThreads may allocate a lock, and tracemalloc has one of its own, which a thread that
+ * stands anywhere may hold. CPython's own raw allocator has no context. */
+static bool allocator_plain(void)
+{
+    struct allocator a = { .ctx = NULL };
+
+    PY(PyMem_GetAllocator, void (*)(int, struct allocator *))(0 /* PYMEM_DOMAIN_RAW */, &a);
+    return !a.ctx;
 }
 
 /* The thread of tcb stands. What to tell the launcher. */
-static uint32_t gil_make_now(bool parked, uint64_t tcb)
+static uint32_t gil_make(bool parked, uint64_t tcb)
 {
     void *interp = PY(PyInterpreterState_Head, void *(*)(void))();
     void *ts = PY(PyInterpreterState_ThreadHead, void *(*)(void *))(interp);
     void *now = PY(_PyThreadState_UncheckedGet, void *(*)(void))();
+    uint64_t self;
 
     if (gil_made())
         return MP_STANDSTILL_DONE;
@@ -202,11 +221,17 @@ static uint32_t gil_make_now(bool parked, uint64_t tcb)
         PY(PyThreadState_Next, void *(*)(void *))(ts) || (now && now != ts) ||
         FIELD(uint64_t, ts, g.layout.ts_gilstate + 16) != tcb) /* thread_id */
         return MP_STANDSTILL_NOT;
-    if (!now && !parked)
+    if (!parked && !allocator_plain())
+        return ++hooked < HOOKED_MAX ? MP_STANDSTILL_ASKED : MP_STANDSTILL_NOT;
+    if (!parked && !now)
         return MP_STANDSTILL_ASKED; /* it may be about to see that there is no GIL */
+    self = self_set(tcb);
     if (!now)
-        PY(PyThreadState_Swap, void *(*)(void *))(standin);
-    gil_make(now ? ts : standin, tcb);
+        current_set(ts);
+    PY(PyEval_InitThreads, void (*)(void))();
+    if (!now)
+        PY(PyEval_SaveThread, void *(*)(void))();
+    self_set(self);
     return MP_STANDSTILL_DONE;
 }
 
@@ -218,8 +243,8 @@ static void gil_use(uint32_t word)
     __atomic_store_n(&c->standstill_busy, 1, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&c->standstill, __ATOMIC_SEQ_CST) == word) { /* not taken back */
         answer = MP_STANDSTILL_ASKED;
-        if (clock_ns(CLOCK_MONOTONIC) < c->standstill_until_ns)
-            answer = gil_make_now(word == MP_STANDSTILL_PARKED, c->standstill_tcb);
+        if (clock_ns(CLOCK_REALTIME) < c->standstill_until_ns)
+            answer = gil_make(word == MP_STANDSTILL_PARKED, c->standstill_tcb);
         __atomic_store_n(&c->standstill, answer, __ATOMIC_SEQ_CST);
     }
     c->standstill_hold = 0;
@@ -227,35 +252,51 @@ static void gil_use(uint32_t word)
     __atomic_store_n(&c->standstill_busy, 0, __ATOMIC_SEQ_CST);
 }
 
-bool py_gil_needed(bool (*leaving)(void))
+/* Until there is a GIL, or none can be made, or leaving() says true. */
+static void gil_ask(bool (*leaving)(void))
 {
     struct mp_control *c = &mp_control_block;
-    uint64_t next = 0;
+    uint64_t next = 0, coming = 0, now;
     uint32_t word;
 
-    if (gil_made())
-        return true;
-    if (!standin_ready()) {
-        c->standstill = MP_STANDSTILL_NOT;
-        return false;
-    }
     c->standstill = MP_STANDSTILL_ASKED;
     while ((word = c->standstill) != MP_STANDSTILL_DONE && word != MP_STANDSTILL_NOT) {
-        uint64_t now = clock_ns(CLOCK_MONOTONIC);
-
+        now = clock_ns(CLOCK_MONOTONIC);
+        coming = word != MP_STANDSTILL_COMING ? 0 : coming ? coming : now;
         if (word == MP_STANDSTILL_RUNNING || word == MP_STANDSTILL_PARKED)
             gil_use(word);
         else if (gil_made())
             c->standstill = MP_STANDSTILL_DONE; /* the program has started a thread */
-        else if (word == MP_STANDSTILL_COMING && now < next)
+        else if (coming && now < next)
             sys_yield();
+        else if (leaving())
+            return;
         else {
-            wire_wait(word == MP_STANDSTILL_COMING ? 0 : 1);
-            if (leaving())
-                break;
+            wire_wait(coming && now - coming < COMING_NS ? 0 : 1);
             next = now + SPIN_NS;
             c->heartbeat_ns = now;
         }
     }
-    return word == MP_STANDSTILL_DONE;
+}
+
+const char *py_gil_refused(void)
+{
+    return hooked >= HOOKED_MAX ?
+        "this CPython 3.6 has started no thread yet, and so has no GIL; with tracemalloc, or another hook of "
+        "its allocator, one can be made only while the program waits, which it did not" :
+        "this CPython 3.6 has started no thread yet, and so has no GIL; none can be made, since the process's first thread "
+        "is not the one that runs Python, or not the only one";
+}
+
+bool py_gil_needed(bool (*leaving)(void))
+{
+    struct mp_control *c = &mp_control_block;
+
+    if (g.minor != 6)
+        return true;
+    if (!gil_made())
+        gil_ask(leaving);
+    if (c->standstill == MP_STANDSTILL_DONE || c->standstill == MP_STANDSTILL_NONE)
+        sys_poll(NULL, 0, SETTLE_MS); /* the program's own may be a moment old, and not taken yet */
+    return gil_made() && c->standstill != MP_STANDSTILL_NOT;
 }

@@ -267,8 +267,7 @@ static int no_gil(void)
         return fail_set(MP_FAIL_FINALIZING, 0, "the interpreter is shutting down", NULL);
     if (mp_control_block.standstill != MP_STANDSTILL_NOT)
         return fail_set(MP_FAIL_GIL, 0, "the launcher left while a GIL was made", NULL);
-    return fail_set(MP_FAIL_NO_GIL, 0, "this CPython 3.6 has started no thread yet, and so has no GIL; none could be made",
-                    NULL);
+    return fail_set(MP_FAIL_NO_GIL, 0, py_gil_refused(), NULL);
 }
 
 static int install(void)
@@ -475,6 +474,11 @@ static int cure(void)
     copies_close();
     if (!py_initialized() || py_finalizing()) {
         fail_set(MP_FAIL_FINALIZING, 0, "the interpreter is shutting down", NULL);
+        bye_reason = MP_BYE_FAILED;
+        return leave(true);
+    }
+    if (!py_gil_needed(leaving)) {
+        no_gil();
         bye_reason = MP_BYE_FAILED;
         return leave(true);
     }

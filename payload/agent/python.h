@@ -84,6 +84,7 @@ void py_release(int state);
  * that is not there is made, with the launcher's help: waits for that until leaving() says true.
  * False: there is none; in mp_control_block.standstill MP_STANDSTILL_NOT when none can be made. */
 bool py_gil_needed(bool (*leaving)(void));
+const char *py_gil_refused(void); /* why none can be made */
 
 /* python.c */
 

@@ -48,6 +48,7 @@ static const struct {
     {MP_SYM_PyEval_RestoreThread, 6, 11},
     {MP_SYM_PyEval_ThreadsInitialized, 6, 6},
     {MP_SYM_PyEval_InitThreads, 6, 6},
+    {MP_SYM_PyMem_GetAllocator, 6, 6},
     {MP_SYM_PyInterpreterState_Head, 6, 13},
     {MP_SYM_PyInterpreterState_Main, 7, 13},
     {MP_SYM_PyInterpreterState_Next, 6, 13},

@@ -90,7 +90,7 @@ static int arm(struct standstill *s, struct borrow *b)
 {
     pid_t tid = b->t.tid;
     int64_t wait[2] = {0, STANDSTILL_DEAD_NS};
-    uint64_t until = clock_mono_ns() + STANDSTILL_DEAD_NS / 2;
+    uint64_t until = clock_real_ns() + STANDSTILL_DEAD_NS / 2;
     uint32_t one = 1;
     uint64_t arg[6] = {s->control + offsetof(struct mp_control, standstill_hold), FUTEX_WAIT, one,
                        s->control + offsetof(struct mp_control, standstill_wait), 0, 0};
@@ -103,15 +103,24 @@ static int arm(struct standstill *s, struct borrow *b)
     return remote_begin(&b->remote) < 0 ? -1 : remote_arm(&b->remote, SYS_futex, arg);
 }
 
+/* Whether the agent is there still, and waits: it may have left meanwhile, and its control block
+ * may be another's memory. */
+static bool waits(const struct standstill *s, pid_t live, uint32_t word)
+{
+    struct mp_control c;
+
+    return ours_read_control(live, s->control, &c) == 0 && c.agent_tid == s->agent_tid && c.standstill == word &&
+           !c.standstill_busy;
+}
+
 static void stand(void *arg)
 {
     struct standstill *s = arg;
-    pid_t agent = 0;
-    int nice;
     struct borrow b = {.plan = &s->plan, .log = s->log};
     struct mp_failure ignored = {0};
-    pid_t tid = s->plan.facts.pid;
-    bool parked;
+    pid_t tid = s->plan.facts.pid, agent = 0;
+    bool stale = clock_mono_ns() - s->asked_ns > STANDSTILL_STALE_NS;
+    int nice, err;
 
     if (proc_task_of_ns(tid, s->agent_tid, &agent) < 0)
         agent = 0;
@@ -119,15 +128,14 @@ static void stand(void *arg)
     (void)say(s, tid, MP_STANDSTILL_COMING);
     (void)FAULT_POINT("standstill", 0);
     nap(STANDSTILL_COMING_NS);
-    if (borrow_one(&b, tid, STANDSTILL_FIND_NS / 1000000, clock_mono_ns() - s->asked_ns > STANDSTILL_STALE_NS, &ignored) == 0) {
-        parked = remote_restart_kind(&b.regs) != REMOTE_RESTART_NONE;
-        if (arm(s, &b) == 0)
-            hold(s, tid, parked ? MP_STANDSTILL_PARKED : MP_STANDSTILL_RUNNING);
-        (void)FAULT_POINT("standstill", 2);
-        (void)borrow_return(&b);
-    } else {
+    err = borrow_one(&b, tid, STANDSTILL_FIND_NS / 1000000, stale, &ignored);
+    if (err == 0 && waits(s, tid, MP_STANDSTILL_COMING) && arm(s, &b) == 0)
+        hold(s, tid, remote_restart_kind(&b.regs) != REMOTE_RESTART_NONE ? MP_STANDSTILL_PARKED : MP_STANDSTILL_RUNNING);
+    else if (waits(s, tid, MP_STANDSTILL_COMING))
         (void)say(s, tid, MP_STANDSTILL_ASKED);
-    }
+    (void)FAULT_POINT("standstill", 2);
+    if (err == 0)
+        (void)borrow_return(&b);
     (void)agent_nice(agent, nice);
     s->pause_ns = b.pause_ns_sum;
     borrow_release(&b);
@@ -138,10 +146,8 @@ uint64_t inject_standstill(const struct inject_plan *p, const struct inject_agen
     struct standstill s = {.plan = *p, .control = a->control_addr, .agent_tid = a->control.agent_tid,
                            .asked_ns = asked_ns, .log = log};
     pid_t live = proc_live_task(p->facts.pid);
-    struct mp_control c;
 
-    if (!p->gil_count || live < 0 || ours_read_control(live, s.control, &c) < 0 || c.agent_tid != s.agent_tid ||
-        c.standstill != MP_STANDSTILL_ASKED)
+    if (!p->gil_count || live < 0 || !waits(&s, live, MP_STANDSTILL_ASKED))
         return 0;
     for (unsigned i = 0; i < p->gil_count && s.plan.unsafe_count < PLAN_UNSAFE_MAX; i++)
         s.plan.unsafe[s.plan.unsafe_count++] = p->gil[i];

@@ -20,6 +20,7 @@ import threading
 import time
 import traceback
 
+import bare
 import channel
 import children
 import cli
@@ -61,6 +62,7 @@ def collect(interpreters, options):
         if options.all or interpreter in few[::2]:
             lists.append([hostile])
         lists = [[case for part in parts for case in part.tests(options.short)] for parts in lists]
+        lists[0] += bare.tests(interpreter.version[:2] == (3, 6))
         lists[0] += cli.tests(options.short, everywhere=interpreter is not interpreters[0] and not options.short)
         groups += [[Test("%s: %s" % (interpreter.name, name), function, interpreter) for name, function in cases] for cases in lists]
     groups = [[test for test in tests if options.pattern in test.name] for tests in groups]

@@ -230,41 +230,7 @@ def listed_threads(context):
         check(not differences, "left:\n%s", "\n".join(differences))
 
 
-BARE_SECONDS = 2.5
-
-
-def killed_in_standstill(context, target):
-    """The launcher is SIGKILLed while it holds the one thread, for the agent to make a GIL."""
-    faulty = os.path.join(os.environ.get("BUILD", "build"), "faults", "mempulse")
-    if context.interpreter.version[:2] != (3, 6) or not os.path.exists(faulty):
-        return
-    with harness.Launcher(faulty, "inject", "-p", target.pid, "-q", "-o", os.devnull,
-                          env=dict(os.environ, MEMPULSE_FAULT="standstill-1#1:kill")) as launcher:
-        launcher.process.wait(harness.PATIENCE)
-        check(launcher.process.returncode == -signal.SIGKILL, "the launcher was not killed: %s", launcher.process.returncode)
-
-
-def no_thread_ever(context, kind):
-    """A program that has never started a thread: CPython 3.6 has no GIL then."""
-    target = harness.spawn([context.python, os.path.join(harness.TARGETS, "bare.py"), kind, str(BARE_SECONDS)],
-                           stdout=harness.subprocess.PIPE, stderr=harness.subprocess.STDOUT)
-    try:
-        check(target.stdout.readline() == b"ready\n", "it does not start")
-        killed_in_standstill(context, target)
-        for _ in range(2):
-            result = harness.run(context.binary, "inject", "-p", target.pid, "-d", "300ms", "-o", os.devnull).expect(0)
-        said = target.communicate(timeout=BARE_SECONDS + harness.PATIENCE)[0]
-        check(target.returncode == 0 and not said, "%s: exit %d\n%s\n%s", kind, target.returncode, said.decode(), result)
-    finally:
-        harness.reap(target)
-
-
 TESTS = (
-    ("no thread ever, busy", lambda context: no_thread_ever(context, "busy")),
-    ("no thread ever, asleep", lambda context: no_thread_ever(context, "asleep")),
-    ("no thread ever, waiting", lambda context: no_thread_ever(context, "waiting")),
-    ("no thread ever, signals", lambda context: no_thread_ever(context, "signals")),
-    ("no thread ever, both", lambda context: no_thread_ever(context, "both")),
     ("malloc with a list of threads", listed_threads),
     ("the GIL is held for long", long_turns),
     ("the GIL is never asked for", never_asked),

@@ -6,7 +6,8 @@ otherwise. Written for 3.6 and later; work.py imports ctypes, which starts threa
     asleep    waits 20 ms at a time
     waiting   waits in one read(2) till the end
     signals   computes, with SIGALRM at 1 kHz
-    both      waits 1 ms at a time, with SIGALRM at 1 kHz"""
+    both      waits 1 ms at a time, with SIGALRM at 1 kHz
+    forks     every 30 ms a child, 6 of them, which compute"""
 import os
 import signal
 import sys
@@ -27,7 +28,7 @@ def fib(n):
 
 
 def step():
-    if kind in ("busy", "signals"):
+    if kind in ("busy", "signals", "forks"):
         return fib(12)
     begin = time.monotonic()
     time.sleep(0.001 if kind == "both" else 0.02)
@@ -47,11 +48,27 @@ def wait():
     return got == b"" and time.monotonic() - begin >= seconds * 0.5
 
 
+def forks(seconds):
+    """Children that end well; the parent minds them."""
+    children = []
+    for _ in range(6):
+        child = os.fork()
+        if not child:
+            return
+        children.append(child)
+        time.sleep(0.03)
+    for child in children:
+        assert os.waitpid(child, 0)[1] == 0, "a child died"
+    sys.exit(0)
+
+
 def main():
     if kind in ("signals", "both"):
         signal.signal(signal.SIGALRM, on_alarm)
         signal.setitimer(signal.ITIMER_REAL, 1 / HZ, 1 / HZ)
     print("ready", flush=True)
+    if kind == "forks":
+        forks(seconds)
     if kind == "waiting":
         assert wait(), "the read"
         return
