@@ -234,10 +234,19 @@ class Impostor(states_contract.Quiet):
             seen += len(found) == 1  # the other one is not there yet, or not any more
         if len(found) < 2:
             return -1
-        fd, own = os.dup(found[1]), os.dup(found[0])
-        os.close(found[1])
-        go = select.select([fd], [], [], 2)[0] and os.read(fd, 1)
-        os.close(own)
+        mine, go = [], b""
+        try:
+            mine += [os.dup(found[1])]
+            mine += [os.dup(found[0])]
+            os.close(found[1])
+            go = select.select(mine[:1], [], [], 2)[0] and os.read(mine[0], 1)
+        except OSError:  # the loader was quicker: these are no descriptors any more
+            pass
+        for extra in mine[1:]:
+            os.close(extra)
+        if not mine:
+            return -1
+        fd = mine[0]
         if go != b"G":
             os.close(fd)
             return -1
