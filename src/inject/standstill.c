@@ -154,7 +154,7 @@ uint64_t inject_standstill(const struct inject_plan *p, const struct inject_agen
     if (borrow_run(stand, &s) != 0)
         return 0;
     if (log)
-        fprintf(log, "inject: thread %d stood %llu us while a GIL was made\n", (int)p->facts.pid,
+        fprintf(log, "inject: thread %d stood %llu us for a GIL to be made\n", (int)p->facts.pid,
                 (unsigned long long)s.pause_ns / 1000);
     return s.pause_ns;
 }

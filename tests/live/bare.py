@@ -40,7 +40,7 @@ def no_thread_ever(context, kind, killed=False, refused=False, **how):
             killed_in_standstill(context, target)
         result = harness.run(context.binary, "inject", "-v", "-p", target.pid, "-d", "300ms", "-o", os.devnull)
         result.expect(4 if refused and old else 0)
-        check(killed or old == ("while a GIL was made" in result.err), "a GIL is made for 3.6, and for no other: %s", result)
+        check(killed or old == ("for a GIL to be made" in result.err), "a GIL is made for 3.6, and for no other: %s", result)
         if not refused:
             harness.run(context.binary, "inject", "-p", target.pid, "-d", "100ms", "-o", os.devnull).expect(0)
         said = target.communicate(timeout=SECONDS + harness.PATIENCE)[0]
