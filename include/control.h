@@ -43,7 +43,7 @@ enum mp_standstill {
     MP_STANDSTILL_RUNNING = 3, /* L: it stands, somewhere in its code */
     MP_STANDSTILL_PARKED = 4,  /* L: it stands, within a system call in which it waited */
     MP_STANDSTILL_DONE = 5,    /* A: there is a GIL */
-    MP_STANDSTILL_NOT = 6      /* A: that thread is not the one that runs Python, or not the only one */
+    MP_STANDSTILL_NOT = 6      /* A: none can be made (py_gil_refused) */
 };
 
 /* What had to stay (bits). */

@@ -35,6 +35,11 @@ static void *key_get(int k)
     return PY(PyThread_get_key_value, void *(*)(int))(k);
 }
 
+static void current_set(void *ts)
+{
+    PY(PyThreadState_Swap, void *(*)(void *))(ts);
+}
+
 /* Only this thread's values are touched, and none that is in use. */
 static int key_find(void)
 {
@@ -105,7 +110,7 @@ static bool own_make(void)
         PY(PyEval_RestoreThread, void (*)(void *))(standin);
     }
     key_set(key, own);
-    PY(PyThreadState_Swap, void *(*)(void *))(own);
+    current_set(own);
     g.ensuring = 1;
     return true;
 }
@@ -145,7 +150,7 @@ static void leave(int state)
     PY(PyThreadState_Clear, void (*)(void *))(ts);
     own = NULL;
     key_set(key, standin);
-    PY(PyThreadState_Swap, void *(*)(void *))(standin);
+    current_set(standin);
     PY(PyThreadState_Delete, void (*)(void *))(ts);
     g.ensuring = 0;
     standin_leave();
@@ -189,11 +194,6 @@ static uint64_t self_set(uint64_t self)
     __asm__ volatile("movq %%fs:16, %0" : "=r"(was));
     __asm__ volatile("movq %0, %%fs:16" : : "r"(self) : "memory");
     return was;
-}
-
-static void *current_set(void *ts)
-{
-    return PY(PyThreadState_Swap, void *(*)(void *))(ts);
 }
 
 /* PyEval_InitThreads may allocate a lock, and tracemalloc has one of its own, which a thread that

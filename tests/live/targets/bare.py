@@ -1,6 +1,6 @@
 """target: bare.py KIND SECONDS. A program that never starts a thread and imports nothing that
 would: in CPython 3.6 it has no GIL. Exits with 0 when nothing disturbed it, and says what did
-otherwise. Written for 3.6 and later; work.py imports ctypes, which starts threading.
+otherwise. Runs on 3.6 and later; ctypes, which the other targets import, has 3.6 make one.
 
     busy      computes
     asleep    waits 20 ms at a time

@@ -29,7 +29,6 @@ PERIOD = 8  # step(i) depends on i % PERIOD only, so that any number of steps ha
 PR_SET_THP_DISABLE = 41
 
 
-
 class Libc(object):
     """Loaded when first used: ctypes has CPython 3.6 make its GIL, and some states are to have none."""
 
