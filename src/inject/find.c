@@ -123,12 +123,36 @@ int inject_find_other(pid_t pid, int32_t agent_tid, struct inject_agent *ret)
     return found;
 }
 
+/* The beginning of an agent's image. */
+static bool is_image(const struct maps_entry *e)
+{
+    return !e->offset && !strncmp(e->name, "/memfd:" MP_AGENT_NAME, sizeof("/memfd:" MP_AGENT_NAME) - 1);
+}
+
+bool inject_agent_at_work(pid_t pid, pid_t live, const struct maps *m)
+{
+    struct ours_walk walk = {0};
+    struct mp_control c;
+    size_t i, images = 0, idle = 0;
+    raddr_t addr;
+    for (i = 0; i < m->count; i++)
+        images += is_image(&m->entry[i]);
+    while (ours_next_control(live, m, &walk, &addr))
+        idle += ours_read_control(live, addr, &c) == 0 && (c.state >= MP_STATE_GONE || !is_alive(pid, &c));
+    return idle < images;
+}
+
 bool inject_session_gone(pid_t pid, uint64_t region_base, int32_t agent_tid)
 {
     struct mp_boot b;
     /* The region goes last, after thread and agent; its place may be another's by now. */
     return !has_thread(pid, agent_tid) &&
            (inject_read_boot(pid, region_base, &b) < 0 || b.worker_tid != agent_tid);
+}
+
+static int fail_left(pid_t pid, struct mp_failure *f)
+{
+    return mp_fail(f, MP_E_NOT_INJECTED, 0, "the agent has left process %d meanwhile", (int)pid);
 }
 
 int inject_request_detach(pid_t pid, const struct inject_agent *a, struct mp_failure *f)
@@ -142,7 +166,7 @@ int inject_request_detach(pid_t pid, const struct inject_agent *a, struct mp_fai
     /* The address is worth writing to only while the same agent is behind it. */
     r = ours_read_control(live, a->control_addr, &c);
     if (r == -ENOENT || r == -EFAULT || (r == 0 && (c.pid != a->control.pid || c.agent_tid != a->control.agent_tid)))
-        return mp_fail(f, MP_E_NOT_INJECTED, 0, "the agent has left process %d meanwhile", (int)pid);
+        return fail_left(pid, f);
     if (r == -EPROTONOSUPPORT)
         return fail_abi(pid, &c, f);
     if (r < 0)
@@ -150,6 +174,8 @@ int inject_request_detach(pid_t pid, const struct inject_agent *a, struct mp_fai
     if (!a->alive)
         return mp_fail(f, MP_E_RESIDUE, 0, "the agent in process %d does not run any more", (int)pid);
     r = mem_write(live, a->control_addr + offsetof(struct mp_control, detach_request), &now, sizeof(now));
+    if (r == -EFAULT) /* between the two */
+        return fail_left(pid, f);
     return r < 0 ? gather_refusal(pid, r, f) : 0;
 }
 

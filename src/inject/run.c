@@ -10,8 +10,13 @@
  *   raw_attend            descriptors, the agent's image
  *   'G'                   go */
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <linux/prctl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -66,6 +71,8 @@ static int run_undo_unmap(void *arg)
     struct run *r = arg;
     const uint64_t a[6] = {r->base, MP_REGION_SIZE};
     long value = 0;
+    if (r->borrow.remote.unsettled || r->borrow.remote.in_call) /* an mmap or clone of ours may be under way */
+        return -ETIMEDOUT;
     if (!r->base)
         return 0;
     int ret = remote_call(&r->borrow.remote, SYS_munmap, a, clock_mono_ns() + RUN_CALL_NS, &value);
@@ -133,32 +140,52 @@ static int run_clone(struct run *r)
 
 /* --- seccomp ------------------------------------------------------------------------ *
  * The filter is suspended on threads that we trace; worker and agent run under it.
- * A filter may kill, so what they need is looked up in it. An errno is enough where
- * there is another way (clone3, rseq), little is lost, or the filter is suspended. */
+ * A filter may kill, so what they need is looked up in it, with the arguments that are
+ * always the same. An errno is enough where there is another way (clone3, rseq, a thunk's
+ * mprotect, without which the agent leaves), little is lost, or the filter is suspended. */
+
+#define NEEDED(call) {.nr = SYS_##call, .name = #call}
+#define WANTED(call) {.nr = SYS_##call, .name = #call, .optional = true}
+#define ARG(n) (1u << (n))
+#define NEEDED_AS(call, as, mask, ...) {.nr = SYS_##call, .name = #call " (" as ")", .known = mask, .args = {__VA_ARGS__}}
+#define WANTED_AS(call, as, mask, ...) \
+    {.nr = SYS_##call, .name = #call " (" as ")", .optional = true, .known = mask, .args = {__VA_ARGS__}}
+#define RUN_REAPER_FLAGS 0x50f00   /* of the loader's last thread (payload/loader/loader.c) */
+#define RUN_PTHREAD_FLAGS 0x3d0f00 /* of glibc's clone where there is no clone3 */
 
 static const struct seccomp_call run_calls[] = {
-    {SYS_read, "read", false},           {SYS_close, "close", false},
-    {SYS_poll, "poll", false},           {SYS_futex, "futex", false},
-    {SYS_mmap, "mmap", false},           {SYS_munmap, "munmap", false},
-    {SYS_mprotect, "mprotect", false},   {SYS_openat, "openat", false},
-    {SYS_clone, "clone", false},         {SYS_exit, "exit", false},
-    {SYS_gettid, "gettid", false},       {SYS_getpid, "getpid", false},
-    {SYS_tgkill, "tgkill", false},       {SYS_rt_sigprocmask, "rt_sigprocmask", false},
-    {SYS_pread64, "pread64", false},     {SYS_clock_gettime, "clock_gettime", false},
-    {SYS_sendto, "sendto", false},       {SYS_recvfrom, "recvfrom", false},
-    {SYS_shutdown, "shutdown", true},    {SYS_mincore, "mincore", true},
-    {SYS_clone3, "clone3", true},        {SYS_rseq, "rseq", true},
-    {SYS_set_robust_list, "set_robust_list", true}, {SYS_madvise, "madvise", true},
-    {SYS_getrusage, "getrusage", true},  {SYS_newfstatat, "newfstatat", true},
-    {SYS_fstat, "fstat", true},          {SYS_prctl, "prctl", true},
-    {SYS_sendmsg, "sendmsg", true},      {SYS_ppoll, "ppoll", true},
-    {SYS_brk, "brk", true},              {SYS_rt_sigreturn, "rt_sigreturn", false},
-    {SYS_write, "write", false},         {SYS_fcntl, "fcntl", false},
-    {SYS_pipe2, "pipe2", true},          {SYS_prlimit64, "prlimit64", true},
-    {SYS_process_vm_readv, "process_vm_readv", true},
+    NEEDED(read),     NEEDED(write),   NEEDED(close),  NEEDED(pread64), NEEDED(sendto),        NEEDED(recvfrom),
+    NEEDED(poll),     NEEDED(openat),  NEEDED(munmap), NEEDED(exit),    NEEDED(rt_sigprocmask), NEEDED(clock_gettime),
+    NEEDED(gettid),   NEEDED(getpid),  NEEDED(tgkill), NEEDED(rt_sigreturn),
+    NEEDED_AS(mmap, "no access", ARG(2), [2] = PROT_NONE),
+    NEEDED_AS(mmap, "PROT_READ", ARG(2), [2] = PROT_READ),
+    NEEDED_AS(mmap, "PROT_READ|PROT_WRITE", ARG(2), [2] = PROT_READ | PROT_WRITE),
+    NEEDED_AS(mmap, "PROT_READ|PROT_EXEC", ARG(2), [2] = PROT_READ | PROT_EXEC),
+    NEEDED_AS(mprotect, "PROT_READ", ARG(2), [2] = PROT_READ),
+    NEEDED_AS(mprotect, "PROT_READ|PROT_WRITE", ARG(2), [2] = PROT_READ | PROT_WRITE),
+    WANTED_AS(mprotect, "PROT_READ|PROT_EXEC", ARG(2), [2] = PROT_READ | PROT_EXEC),
+    NEEDED_AS(clone, "a thread", ARG(0), [0] = RUN_CLONE_FLAGS),
+    NEEDED_AS(clone, "a thread", ARG(0), [0] = RUN_REAPER_FLAGS),
+    WANTED_AS(clone, "a pthread", ARG(0), [0] = RUN_PTHREAD_FLAGS), /* after clone3's errno */
+    NEEDED_AS(futex, "FUTEX_WAIT", ARG(1), [1] = FUTEX_WAIT),
+    NEEDED_AS(futex, "FUTEX_WAKE", ARG(1), [1] = FUTEX_WAKE),
+    NEEDED_AS(futex, "FUTEX_WAIT_PRIVATE", ARG(1), [1] = FUTEX_WAIT_PRIVATE),
+    NEEDED_AS(futex, "FUTEX_WAKE_PRIVATE", ARG(1), [1] = FUTEX_WAKE_PRIVATE),
+    NEEDED_AS(futex, "FUTEX_WAIT_BITSET_PRIVATE", ARG(1), [1] = FUTEX_WAIT_BITSET_PRIVATE),
+    NEEDED_AS(futex, "FUTEX_WAIT_BITSET_PRIVATE|FUTEX_CLOCK_REALTIME", ARG(1), [1] = FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME),
+    WANTED_AS(madvise, "MADV_DONTNEED", ARG(2), [2] = MADV_DONTNEED),
+    WANTED_AS(madvise, "MADV_DONTFORK", ARG(2), [2] = MADV_DONTFORK),
+    WANTED_AS(madvise, "MADV_WIPEONFORK", ARG(2), [2] = MADV_WIPEONFORK),
+    WANTED_AS(madvise, "MADV_NOHUGEPAGE", ARG(2), [2] = MADV_NOHUGEPAGE),
+    WANTED_AS(prctl, "PR_SET_VMA", ARG(0) | ARG(1), [0] = PR_SET_VMA, [1] = PR_SET_VMA_ANON_NAME),
+    NEEDED_AS(fcntl, "F_DUPFD_CLOEXEC", ARG(1), [1] = F_DUPFD_CLOEXEC),
+    WANTED_AS(getrusage, "RUSAGE_THREAD", ARG(0), [0] = RUSAGE_THREAD),
+    WANTED(shutdown), WANTED(mincore), WANTED(clone3), WANTED(rseq), WANTED(set_robust_list), WANTED(newfstatat),
+    WANTED(fstat),    WANTED(sendmsg), WANTED(ppoll),  WANTED(brk),  WANTED(pipe2),           WANTED(prlimit64),
+    WANTED(process_vm_readv), WANTED(sched_yield),
     /* Made while the filter is suspended. When we die in between it is back: an errno then ends
      * the injection, but a filter that kills would take the target. */
-    {SYS_memfd_create, "memfd_create", true}, {SYS_socketpair, "socketpair", true},
+    WANTED(memfd_create), WANTED_AS(socketpair, "AF_UNIX", ARG(0), [0] = AF_UNIX),
 };
 
 static int run_check_seccomp(struct run *r)
@@ -170,9 +197,12 @@ static int run_check_seccomp(struct run *r)
     if (ret == 0)
         return 0;
     borrow_return(&r->borrow);
-    if (ret == 1)
-        return mp_fail(r->f, MP_E_SECCOMP, 0, "the seccomp filter of process %d does not allow %s, which the agent needs",
-                       (int)r->plan->facts.pid, name);
+    if (ret == 1) {
+        ret = mp_fail(r->f, MP_E_SECCOMP, 0, "the seccomp filter of process %d may not allow %s, which the agent needs",
+                      (int)r->plan->facts.pid, name);
+        mp_fail_hint(r->f, "allow it in the program's filter (under systemd: SystemCallFilter and its like)");
+        return ret;
+    }
     return mp_fail(r->f, MP_E_SECCOMP, -ret, "process %d has a seccomp filter that can't be read", (int)r->plan->facts.pid);
 }
 
@@ -270,7 +300,7 @@ static int run_all(struct run *r)
         ret = run_in_thread(r);
     if (ret == 0) {
         run_log_pause(r);
-        ret = raw_attend(r->plan, r->raw_tid, r->base, r->log, &r->channel, r->f);
+        ret = raw_attend(&r->borrow, r->raw_tid, r->base, &r->channel, r->f);
         if (ret < 0)
             run_await_leave(r);
     }
