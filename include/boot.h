@@ -29,7 +29,7 @@
 #include "pysyms.h"
 
 /* Raised with every change of this header, wire.h or control.h. */
-#define MP_ABI 7u
+#define MP_ABI 8u
 
 /* Where the region is asked for: at this offset in 256 MiB. A launcher killed between
  * the kernel's mmap and its own next step leaves a region without a mark in it;
@@ -113,7 +113,7 @@ struct mp_boot {
     volatile uint32_t phase; /* enum mp_phase */
     volatile int32_t error;  /* 0 or a positive errno of the step that failed */
     char error_text[256];    /* dlerror() or the step's name, NUL terminated */
-    volatile int32_t raw_tid;
+    volatile int32_t raw_tid;    /* 0 before it runs, and once it has been seen to have ended */
     volatile int32_t worker_tid; /* as the target's own pid namespace numbers it */
     volatile int32_t launcher_fd; /* the launcher's end of the socketpair; -1 once closed here, and with pipes */
     volatile int32_t agent_fd;    /* the agent's end, of pipes the one that it reads; -1 once closed */

@@ -94,7 +94,7 @@ struct mp_control {
     volatile uint32_t standstill;      /* enum mp_standstill */
     volatile uint32_t standstill_busy; /* non-zero: the agent is using one */
     volatile uint32_t standstill_hold; /* futex: 1 while the thread must stand even if the launcher dies */
-    uint32_t reserved;
+    volatile uint32_t starved;         /* non-zero: the agent waits for memory in the target, for a thread state of its own */
     volatile uint64_t standstill_tcb;  /* FS base of the thread that stands: pthread_self() there. Before RUNNING, PARKED */
     volatile uint64_t standstill_until_ns; /* CLOCK_REALTIME, which no time namespace shifts: not begun any more from then on */
     volatile int64_t standstill_wait[2];   /* struct timespec: how long a thread stands whose launcher has died */

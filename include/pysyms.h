@@ -48,9 +48,8 @@
     X(PySys_Audit)                  /* 3.8 */ \
     X(PyImport_AddModule) \
     X(PyImport_GetModuleDict) \
-    X(PyObject_GetAttrString) \
+    X(PyObject_GetAttr) \
     X(PyObject_CallFunction) \
-    X(PyObject_CallMethod) \
     X(PyObject_CallObject) \
     X(PyObject_CallFunctionObjArgs) \
     X(PyObject_Str) \

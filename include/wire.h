@@ -97,7 +97,8 @@ enum mp_fail {
     MP_FAIL_PYTHON = 9,      /* a C-API call failed; text says which */
     MP_FAIL_GIL = 10,        /* the launcher left while the agent waited for the GIL */
     MP_FAIL_CUT = 11,        /* the target closed or replaced descriptors of ours */
-    MP_FAIL_NO_GIL = 12      /* 3.6 has no GIL yet, and none could be made */
+    MP_FAIL_NO_GIL = 12,     /* 3.6 has no GIL yet, and none could be made */
+    MP_FAIL_EXECMEM = 13     /* mprotect refused to make code executable */
 };
 
 struct mp_failed {

@@ -15,9 +15,12 @@
 #define KEYS_TRIED 128 /* musl has no more; CPython makes its own when it starts */
 #define STANDIN_SIZE 4096 /* at least sizeof(PyThreadState): 2272 in 3.6, 264 to 360 in 3.7 to 3.11 */
 #define COUNTER_MAX (1 << 20)
+#define MEMORY_STEP_MS 10  /* from one try to have a thread state to the next; doubled each time, */
+#define MEMORY_STEP_MAX_MS 160 /* up to this: a heartbeat comes every 250 ms */
 #define SPIN_NS 2000000ull /* between two looks whether the launcher is still there */
 
 enum { KEY_UNKNOWN = -1, KEY_NONE = -2 };
+enum made { MADE, NO_MEMORY, STRANGE };
 
 static uint64_t standin[STANDIN_SIZE / sizeof(uint64_t)];
 static uint64_t no_frame[8]; /* what tstate->cframe points to: current_frame is NULL */
@@ -92,49 +95,74 @@ static bool counter_is_there(void *interp)
     return true;
 }
 
-/* The GIL is held in the stand-in's name. False: this build is not as expected. */
-static bool own_make(void)
+/* The GIL is held in the stand-in's name, and given back meanwhile, and where none is made:
+ * without memory (tries 0: for ever), or in a build that is not as expected. */
+static enum made own_make(unsigned tries)
 {
     void *interp = py_main_interp();
     bool there = believed || counter_is_there(interp);
+    int step = MEMORY_STEP_MS;
 
     if (!believed) {
         standin_leave();
         if (!there)
             key = KEY_NONE; /* for good */
-        return false;
+        return STRANGE;
     }
     while (!(own = PY(PyThreadState_New, void *(*)(void *))(interp))) { /* Ensure would end the process */
+        if (tries && !--tries) {
+            standin_leave();
+            return NO_MEMORY;
+        }
         PY(PyEval_SaveThread, void *(*)(void))();
-        sys_poll(NULL, 0, 10);
+        mp_control_block.starved = 1;
+        mp_control_block.heartbeat_ns = clock_ns(CLOCK_MONOTONIC);
+        sys_poll(NULL, 0, step);
+        step = 2 * step < MEMORY_STEP_MAX_MS ? 2 * step : MEMORY_STEP_MAX_MS;
         PY(PyEval_RestoreThread, void (*)(void *))(standin);
     }
     key_set(key, own);
     current_set(own);
     g.ensuring = 1;
+    return MADE;
+}
+
+static bool take(unsigned tries, int *ret_state)
+{
+    if (standin_ready()) {
+        enum made made;
+
+        key_set(key, standin);
+        PY(PyEval_RestoreThread, void (*)(void *))(standin);
+        made = own_make(tries);
+        mp_control_block.starved = 0;
+        if (made != STRANGE) {
+            *ret_state = 0;
+            return made == MADE;
+        }
+    }
+    g.ensuring = 1;
+    *ret_state = PY(PyGILState_Ensure, int (*)(void))();
     return true;
 }
 
-static int take(void)
+bool py_try(unsigned tries, int *ret_state)
 {
-    if (standin_ready()) {
-        key_set(key, standin);
-        PY(PyEval_RestoreThread, void (*)(void *))(standin);
-        if (own_make())
-            return 0;
-    }
-    g.ensuring = 1;
-    return PY(PyGILState_Ensure, int (*)(void))();
+    bool taken;
+
+    mp_control_block.gil_since_ns = clock_ns(CLOCK_MONOTONIC);
+    taken = take(tries, ret_state);
+    /* Python code that we call may lose it again */
+    mp_control_block.gil_since_ns = taken ? clock_ns(CLOCK_MONOTONIC) : 0;
+    py_interval_back();
+    return taken;
 }
 
 int py_ensure(void)
 {
     int state;
 
-    mp_control_block.gil_since_ns = clock_ns(CLOCK_MONOTONIC);
-    state = take();
-    mp_control_block.gil_since_ns = clock_ns(CLOCK_MONOTONIC); /* Python code that we call may lose it again */
-    py_interval_back();
+    (void)py_try(0, &state);
     return state;
 }
 

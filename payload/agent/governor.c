@@ -57,6 +57,7 @@ static struct mp_govern govern; /* of the last window */
 static uint64_t window_end;     /* 0: not started */
 static unsigned windows_short;  /* so many are still to be short ones */
 static bool to_announce;
+static bool hook_out;           /* for quiet */
 static uint64_t passed;
 
 static uint64_t passed_ns(void)
@@ -137,6 +138,7 @@ void governor_init(void)
     };
 
     policy_init(&policy, &asked);
+    hook_out = false;
     g.gov = (struct governor){ .depth = asked.depth, .rollup_ppm = g.opt.rollup_budget_ppm };
     memset(&account, 0, sizeof(account));
     account.least_depth = asked.depth;
@@ -175,18 +177,19 @@ void governor_start(uint64_t now)
     window_end = now + window_length(false);
 }
 
-/* Quiet is no hook at all: what is let pass costs as well. */
-static void switch_hook(bool on)
+/* Quiet is no hook at all: what is let pass costs as well. Where memory lacks for that it
+ * is done at a later tick. */
+static void follow_quiet(void)
 {
     int state;
 
-    if (py_finalizing())
+    if (hook_out == !!g.gov.quiet || py_finalizing() || !py_try(1, &state))
         return;
-    state = py_ensure();
-    if (on)
-        hook_resume();
-    else
+    hook_out = !hook_out;
+    if (hook_out)
         hook_pause();
+    else
+        hook_resume();
     py_release(state);
 }
 
@@ -194,7 +197,7 @@ static void switch_hook(bool on)
  * followed when g.force has moved. */
 static void put_in_force(const struct policy_state *s)
 {
-    bool was_quiet = g.gov.quiet, moved = g.gov.depth != s->depth || g.gov.sample_log2 != s->sample_log2;
+    bool moved = g.gov.depth != s->depth || g.gov.sample_log2 != s->sample_log2;
 
     __atomic_store_n(&g.gov.rollup_ppm, s->rollup_ppm, __ATOMIC_SEQ_CST);
     __atomic_store_n(&g.gov.depth, s->depth, __ATOMIC_SEQ_CST);
@@ -203,8 +206,7 @@ static void put_in_force(const struct policy_state *s)
     __atomic_store_n(&g.gov.quiet, s->quiet, __ATOMIC_SEQ_CST);
     if (moved)
         hook_force();
-    if (was_quiet != s->quiet)
-        switch_hook(!s->quiet);
+    follow_quiet();
 }
 
 /* The window that ends now belongs to the stage that was in force in it. */
@@ -257,6 +259,7 @@ void governor_tick(uint64_t now)
     struct counters c;
     bool changed;
 
+    follow_quiet();
     if (!window_end)
         return;
     announce();

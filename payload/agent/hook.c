@@ -284,12 +284,11 @@ void hook_round(uint64_t now)
         round_next = now + g.round_ns;
         return;
     }
-    if (py_finalizing())
+    if (py_finalizing() || !py_try(1, &state))
         return;
     g.round_ns = round_length();
     round_faded = g.faded;
     round_next = now + g.round_ns;
-    state = py_ensure();
     g.round++;
     monitor_rearm();
     py_release(state);

@@ -114,9 +114,16 @@ static struct thunk *line_thunk(const struct maps_line *l)
     return (struct thunk *)(uintptr_t)at;
 }
 
+/* Not one that the launcher has claimed (thunk_page.h): it may be gone the next moment. */
 static bool take_thunk(const struct maps_line *l, void *arg)
 {
-    return (*(struct thunk **)arg = line_thunk(l)) != NULL;
+    struct thunk *t = line_thunk(l);
+    uint32_t claimed;
+
+    if (!t || sys_read_self(g.pid, &claimed, (const void *)&t->claimed, sizeof(claimed)) != sizeof(claimed) || claimed)
+        return false;
+    *(struct thunk **)arg = t;
+    return true;
 }
 
 /* The first thunk of an earlier agent in this process, or NULL. */
@@ -128,25 +135,27 @@ static struct thunk *find_orphan(void)
     return t;
 }
 
-static struct thunk *page_new(void)
+static int page_new(void)
 {
-    long p = sys_mmap(THUNK_LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+    long p = sys_mmap(THUNK_LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS), err;
     const char *eval = g.minor == 11 ? mp_thunk_eval311 : g.minor >= 9 ? mp_thunk_eval3 : mp_thunk_eval2;
     struct thunk *t;
 
     if (p < 0 && p > -4096)
-        return NULL;
+        return fail_set(MP_FAIL_MEMORY, (int)-p, "no memory for the thunk", NULL);
     t = (struct thunk *)(p + THUNK_PAGE);
     memcpy((void *)p, mp_thunk_text, (size_t)(mp_thunk_end - mp_thunk_text));
     memcpy(t->magic, THUNK_MAGIC, 8);
     t->entry = (uint64_t)p + (uint64_t)(eval - mp_thunk_text);
     t->trace_entry = (uint64_t)p + (uint64_t)(mp_thunk_trace - mp_thunk_text);
     mem_name((void *)p, THUNK_LEN, MP_THUNK_NAME);
-    if (sys_mprotect((void *)p, THUNK_PAGE, PROT_READ | PROT_EXEC) < 0) {
+    err = sys_mprotect((void *)p, THUNK_PAGE, PROT_READ | PROT_EXEC);
+    if (err < 0) {
         sys_munmap((void *)p, THUNK_LEN);
-        return NULL;
+        return fail_set(MP_FAIL_EXECMEM, (int)-err, "the kernel refuses new machine code in it, and this CPython's hook needs some", NULL);
     }
-    return t;
+    page = t;
+    return 0;
 }
 
 static void page_free(struct thunk *t)
@@ -597,8 +606,8 @@ static int attach_page(void)
 
     page = find_orphan();
     in_place = page && (page->entry == slot || page->flags & THUNK_CHAINED);
-    if (!page && !(page = page_new()))
-        return fail_set(MP_FAIL_MEMORY, 0, "no memory for the thunk", NULL);
+    if (!page && page_new() < 0)
+        return -1;
     thunk_inert();
     page->tid_offset = g.tid_offset;
     page->owner_pid = g.pid;
@@ -649,9 +658,8 @@ void thunk_round(uint64_t now)
     if (n == tasks && now - rest_start < rest_length)
         return;
     tasks = n;
-    if (py_finalizing())
+    if (py_finalizing() || !py_try(1, &state))
         return;
-    state = py_ensure();
     if (g.resting) {
         rest_length = 2 * rest_length < REST_NS_MAX ? 2 * rest_length : REST_NS_MAX;
         rest_end();

@@ -16,6 +16,7 @@
 #define NAMES_NS 1000000000ull
 #define INFLIGHT_WAIT_MS 600
 #define DRAIN_MAX_NS 4000000000ull
+#define MEMORY_TRIES 10   /* about a second in all */
 #define SEND_WAIT_MS 700  /* for a launcher that reads slowly */
 
 static uint32_t bye_reason;
@@ -279,7 +280,8 @@ static int install(void)
         return fail_set(MP_FAIL_FINALIZING, 0, "the interpreter is shutting down", NULL);
     if (!py_gil_needed(leaving))
         return no_gil();
-    state = py_ensure();
+    if (!py_try(MEMORY_TRIES, &state))
+        return fail_set(MP_FAIL_MEMORY, SYS_ENOMEM, "PyThreadState_New", NULL);
     /* The wait may have been long: is anybody still interested? */
     wire_wait(0);
     if (!held_all()) {
@@ -337,20 +339,21 @@ static void outwait_inflight(void)
         sys_poll(NULL, 0, 2);
     if (hook_inflight() || py_finalizing())
         return;
-    state = py_ensure();
+    if (!py_try(MEMORY_TRIES, &state))
+        return;
     thunk_uninstall();
     py_release(state);
 }
 
-static void read_names(void)
+static bool read_names(void)
 {
     int state;
 
-    if (py_finalizing())
-        return;
-    state = py_ensure();
+    if (py_finalizing() || !py_try(1, &state))
+        return false;
     threads_names();
     py_release(state);
+    return true;
 }
 
 /* ---- the loop -------------------------------------------------------------------------- */
@@ -374,8 +377,10 @@ static void once_a_second(uint64_t now, uint64_t *next_stats, uint32_t *named)
     *next_stats = now + STATS_NS;
     threads_reap();
     if (*named != g.next_thread_id) {
-        *named = g.next_thread_id;
-        read_names();
+        uint32_t now_there = g.next_thread_id;
+
+        if (read_names())
+            *named = now_there;
     }
     if (lines_busy_news())
         wire_note(MP_NOTE_LINES_BUSY, "a thread has another tool's trace function: its lines are not traced");
@@ -482,10 +487,13 @@ static int cure(void)
         bye_reason = MP_BYE_FAILED;
         return leave(true);
     }
-    state = py_ensure();
-    copies_forget(hook_cure());
-    py_release(state);
-    copies_release();
+    if (py_try(MEMORY_TRIES, &state)) {
+        copies_forget(hook_cure());
+        py_release(state);
+        copies_release();
+    } else {
+        fail_set(MP_FAIL_MEMORY, SYS_ENOMEM, "PyThreadState_New", NULL);
+    }
     bye_reason = g.fail.code ? MP_BYE_FAILED : MP_BYE_CURED;
     return leave(true);
 }

@@ -37,9 +37,18 @@ static inline void py_error_restore(struct py_error *e)
 }
 static inline void py_error_clear(void) { PY(PyErr_Clear, void (*)(void))(); }
 
+/* By an interned name. PyObject_GetAttrString and PyObject_CallMethod make a str of their own each
+ * time, and from 3.10 on the cache of types' attributes (Objects/typeobject.c, _PyType_Lookup) keeps
+ * one that it met: up to 4096 of them would be left behind, session by session. */
 static inline PyObj *py_getattr(PyObj *o, const char *name)
 {
-    return PY(PyObject_GetAttrString, PyObj *(*)(PyObj *, const char *))(o, name);
+    PyObj *key = PY(PyUnicode_InternFromString, PyObj *(*)(const char *))(name), *value;
+
+    if (!key)
+        return (PyObj *)0;
+    value = PY(PyObject_GetAttr, PyObj *(*)(PyObj *, PyObj *))(o, key);
+    py_decref(key);
+    return value;
 }
 static inline PyObj *py_dict_get(PyObj *dict, const char *key)
 {
@@ -53,8 +62,18 @@ static inline long py_long(PyObj *o) { return PY(PyLong_AsLong, long (*)(PyObj *
 
 #define py_call(f, ...) \
     (PY(PyObject_CallFunctionObjArgs, PyObj *(*)(PyObj *, ...))(f, ##__VA_ARGS__, (PyObj *)0))
+/* Arguments as Py_BuildValue takes them. */
+#define py_call_format(f, fmt, ...) \
+    (PY(PyObject_CallFunction, PyObj *(*)(PyObj *, const char *, ...))(f, fmt, ##__VA_ARGS__))
 #define py_method(o, name, fmt, ...) \
-    (PY(PyObject_CallMethod, PyObj *(*)(PyObj *, const char *, const char *, ...))(o, name, fmt, ##__VA_ARGS__))
+    __extension__({ \
+        PyObj *method_ = py_getattr(o, name), *result_ = (PyObj *)0; \
+        if (method_) { \
+            result_ = py_call_format(method_, fmt, ##__VA_ARGS__); \
+            py_decref(method_); \
+        } \
+        result_; \
+    })
 
 /* hook.c: a Python function that every interpreter has; new reference or NULL. */
 PyObj *hook_known_function(void);
@@ -78,7 +97,14 @@ size_t py_str_copy(PyObj *str, char *to, size_t max, bool keep_tail, bool *ret_c
 
 /* gil.c */
 
-int py_ensure(void); /* as PyGILState_Ensure; the thread may end inside when the interpreter finalizes */
+/* As PyGILState_Ensure; the thread may end inside when the interpreter finalizes. It needs some
+ * hundred bytes of the target's memory: up to 3.11 those are waited for without end, the GIL given
+ * back meanwhile (mp_control_block.starved). From 3.12 on, and in builds that gil.c does not know,
+ * PyGILState_Ensure ends the process where they are missing. */
+int py_ensure(void);
+/* The same, where it need not be: false, and nothing held, when there was no memory `tries` times;
+ * all but one of them cost 10 ms and more. */
+bool py_try(unsigned tries, int *ret_state);
 void py_release(int state);
 /* 3.6 makes a GIL when it starts its first thread; before, nothing keeps two threads apart. One
  * that is not there is made, with the launcher's help: waits for that until leaving() says true.

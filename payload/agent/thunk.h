@@ -4,7 +4,7 @@
  *   base          +------------------+
  *                 | code (thunk.S)   |  r-x
  *   base + 4096   +------------------+
- *                 | struct thunk     |  rw-  starts with THUNK_MAGIC
+ *                 | struct thunk     |  rw-  thunk_page.h
  *   base + 8192   +------------------+
  *
  * Invariant: with enter, exit and trace 0 the pages refer to nothing of the
@@ -32,35 +32,10 @@
 
 #ifndef __ASSEMBLER__
 #include <stddef.h>
-#include <stdint.h>
 
-#define THUNK_MAGIC "MPTHUNK\1"
+#include "thunk_page.h"
 
-#define THUNK_CHAINED 1u /* someone above us calls `entry`: orig must stay as it is */
-
-struct thunk {
-    char magic[8];
-    volatile uint64_t enter; /* int (frame, struct call *, tstate): 1 when exit is wanted */
-    volatile uint64_t exit;  /* void (struct call *, result) */
-    volatile uint64_t orig;  /* the eval-frame function that was there before */
-    volatile uint64_t inflight; /* calls of orig that have not returned */
-    volatile uint64_t gen;   /* raised with every hook and unhook: a call of another one gets no exit */
-    volatile uint64_t trace; /* the agent's Py_tracefunc, or 0 */
-    /* Everything that thread quiet_tid calls below stack address quiet_sp is
-     * deeper than what is traced: straight on to orig. Written under the GIL. */
-    volatile uint32_t quiet_tid;
-    uint32_t flags; /* THUNK_CHAINED */
-    volatile uint64_t quiet_sp;
-    volatile uint64_t quiet_count;
-    uint64_t tid_offset;
-    volatile uint64_t quiet_floor; /* 3.11: ... and above this one; 0: no bound */
-    uint64_t entry;       /* what was put into the eval_frame slot */
-    uint64_t trace_entry; /* what is put into c_tracefunc */
-    int32_t owner_pid;    /* whose calls `inflight` counts: not a forked child's */
-    uint32_t frame_offset; /* of `frame` in struct call */
-    volatile int32_t quiet_left; /* 3.11: calls that pass before `enter` is asked again */
-};
-_Static_assert(offsetof(struct thunk, inflight) == THUNK_INFLIGHT, "the launcher's sweep reads it");
+_Static_assert(offsetof(struct thunk, inflight) == THUNK_INFLIGHT, "thunk.S");
 _Static_assert(offsetof(struct thunk, trace) == THUNK_TRACE, "thunk.S");
 _Static_assert(offsetof(struct thunk, quiet_sp) == THUNK_QUIET_SP, "thunk.S");
 _Static_assert(offsetof(struct thunk, tid_offset) == THUNK_TID_OFFSET, "thunk.S");

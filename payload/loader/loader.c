@@ -438,12 +438,20 @@ static void reaper(void *arg)
     loader_leave(b->region_base, MP_REGION_SIZE, b->exit_gadget);
 }
 
+/* Waits for the raw thread's end, and strikes out its id: a thread of the target may get it. */
+static void await_raw(struct mp_boot *b)
+{
+    wait_tid_gone(b->raw_tid, 1000);
+    if (!tid_lives(b->raw_tid))
+        b->raw_tid = 0;
+}
+
 /* Leaves the region to a thread that needs no libc, once the worker has gone. */
 static void reap(struct mp_boot *b)
 {
     unsigned char *stack = (unsigned char *)b + (MP_RAW_TLS_OFF - MP_BOOT_OFF);
-    wait_tid_gone(b->raw_tid, 1000);
-    if (!b->exit_gadget || tid_lives(b->raw_tid)) {
+    await_raw(b);
+    if (!b->exit_gadget || b->raw_tid) {
         set_phase(b, MP_PHASE_DORMANT);
         return;
     }
@@ -523,6 +531,7 @@ static void *worker(void *arg)
     set_phase(b, MP_PHASE_WORKER);
 
     void *handle = load(b);
+    await_raw(b); /* now: it is about to end, or has */
     if (handle) {
         int (*dl_close)(void *) = (int (*)(void *))b->fn_dlclose;
         stays = run_agent(b, handle) != 0;

@@ -16,6 +16,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 libc = ctypes.CDLL(None, use_errno=True)
 api = ctypes.pythonapi
+STARVED = 8652  # offset in struct mp_control
 u32, i32, u64 = ctypes.c_uint32, ctypes.c_int32, ctypes.c_uint64
 
 
@@ -107,6 +108,9 @@ class Agent:
 
     def state(self):
         return self.control(72).value
+
+    def starved(self):
+        return self.control(STARVED).value
 
     def wait_hooked(self, seconds=10):
         end = time.time() + seconds

@@ -780,3 +780,65 @@ def own_state(agent, before):
     traced = tracemalloc.get_traced_memory()[0] - len(kept)
     tracemalloc.stop()
     return traced
+
+
+# -- no memory for a thread state ---------------------------------------------------------------
+
+def no_states(agent, without):
+    """PyThreadState_New has no memory, as it seems to the agent; or is itself again."""
+    import host
+    agent.boot.py_sym[host.NAMES.index("PyThreadState_New")] = host.address("PyErr_Occurred" if without else "PyThreadState_New")
+
+
+def starved_install_before(agent):
+    no_states(agent, True)
+
+
+def starved_install(agent, before):
+    pass
+
+
+def starved_before(agent):
+    """While the agent leaves, who gives it memory is no call that it has hooked."""
+    import time
+    seen = []
+
+    def give_back():
+        while not seen:
+            time.sleep(0.01)
+        while not agent.starved():
+            time.sleep(0.01)
+        time.sleep(0.5)  # not for readiness: it goes on
+        seen[:] = [agent.state(), agent.starved()]
+        no_states(agent, False)
+
+    giver = threading.Thread(target=give_back)
+    giver.start()
+    return seen, giver
+
+
+def starved(agent, before):
+    import time
+    over = []
+
+    def come():
+        while not over:
+            idle(1)
+            time.sleep(0.01)
+
+    no_states(agent, True)
+    comes = threading.Thread(target=come, name="comes-meanwhile")
+    comes.start()
+    time.sleep(1.2)  # nor is this: names are asked for once a second
+    no_states(agent, False)
+    time.sleep(1.2)
+    growth(agent, before)
+    no_states(agent, True)
+    over.append(True)
+    comes.join()
+    before[0].append("leaves")
+
+
+def starved_after(agent, before):
+    before[1].join()
+    return before[0] + [agent.starved()]

@@ -1,0 +1,39 @@
+/* The writable page of a thunk (payload/agent/thunk.h), which outlives the agent where it
+ * must, and is then read by the launcher's sweep. */
+#ifndef MP_THUNK_PAGE_H
+#define MP_THUNK_PAGE_H
+
+#include <stdint.h>
+
+#define THUNK_MAGIC "MPTHUNK\1"
+
+#define THUNK_CHAINED 1u /* someone above us calls `entry`: orig must stay as it is */
+
+struct thunk {
+    char magic[8];
+    volatile uint64_t enter; /* int (frame, struct call *, tstate): 1 when exit is wanted */
+    volatile uint64_t exit;  /* void (struct call *, result) */
+    volatile uint64_t orig;  /* the eval-frame function that was there before */
+    volatile uint64_t inflight; /* calls of orig that have not returned */
+    volatile uint64_t gen;   /* raised with every hook and unhook: a call of another one gets no exit */
+    volatile uint64_t trace; /* the agent's Py_tracefunc, or 0 */
+    /* Everything that thread quiet_tid calls below stack address quiet_sp is
+     * deeper than what is traced: straight on to orig. Written under the GIL. */
+    volatile uint32_t quiet_tid;
+    uint32_t flags; /* THUNK_CHAINED */
+    volatile uint64_t quiet_sp;
+    volatile uint64_t quiet_count;
+    uint64_t tid_offset;
+    volatile uint64_t quiet_floor; /* 3.11: ... and above this one; 0: no bound */
+    uint64_t entry;       /* what was put into the eval_frame slot */
+    uint64_t trace_entry; /* what is put into c_tracefunc */
+    int32_t owner_pid;    /* whose calls `inflight` counts: not a forked child's */
+    uint32_t frame_offset; /* of `frame` in struct call */
+    volatile int32_t quiet_left; /* 3.11: calls that pass before `enter` is asked again */
+    /* 1: the launcher is about to unmap the pages, and no agent may take them. The launcher
+     * writes it, then looks for an agent; an agent is mapped, then reads it. So one of the
+     * two sees the other. */
+    volatile uint32_t claimed;
+};
+
+#endif
