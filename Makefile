@@ -8,6 +8,7 @@
 #   make asan     launcher and unit tests under address and undefined sanitizers
 #   make campaign states of a target x interpreters x actions, BUDGET=30 minutes; then docs/reliability.md
 #   make campaign-faults  a launcher that dies, or runs out of memory, at each step
+#   make campaign-roots   targets in other Debian releases for it: other libcs, other Pythons
 #   make campaign-kernels its core on Linux 5.10, 6.1 and 6.12, under qemu
 #   make bench    cost, measured against the goals and other tools
 #   make install  PREFIX=/usr/local DESTDIR=
@@ -184,6 +185,10 @@ campaign-faults:
 	$(MAKE) BUILD=$(BUILD)/faults FAULTS=1 all
 	BUILD=$(BUILD) tests/campaign/run.py --faults --budget $(BUDGET) $(CAMPAIGN)
 
+# Other Debian releases, in which the campaign then has targets.
+campaign-roots:
+	tests/campaign/roots.py
+
 # The core of it on other kernels, under qemu (tests/campaign/kernels.py --help).
 KERNELS ?=
 campaign-kernels: all
@@ -205,7 +210,7 @@ clean:
 deps:
 	@CC="$(CC)" tests/deps
 
-.PHONY: all matrix unit test replay fuzz asan demo bench bench-quick campaign campaign-slice campaign-faults campaign-kernels install uninstall clean deps
+.PHONY: all matrix unit test replay fuzz asan demo bench bench-quick campaign campaign-slice campaign-faults campaign-roots campaign-kernels install uninstall clean deps
 .SECONDARY:
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

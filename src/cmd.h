@@ -29,8 +29,9 @@ struct talk {
 /* Tells f on stderr (text or JSON) and returns its exit code. */
 int cmd_fail(const struct talk *t, pid_t pid, const struct mp_failure *f);
 
-/* To be called with a failure that came after the target had been touched: of a process
- * that has died since, nobody may read that nothing was changed in it. */
+/* To be called with a failure that came after the target had been touched: where the process
+ * has died since, that is the cause (MP_E_TARGET_EXITED), and nobody may read that nothing was
+ * changed in it. */
 void cmd_touched(pid_t pid, struct mp_failure *f);
 
 /* A usage error: message, how to get help; returns 2. */

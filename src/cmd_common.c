@@ -1,5 +1,6 @@
 /* What the subcommands share. */
 #include <errno.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,9 +11,23 @@
 #include "render/render.h"
 #include "target/proc.h"
 
+#define END_WAIT_MS 100
+#define END_STEP_MS 5
+
 void cmd_touched(pid_t pid, struct mp_failure *f)
 {
-    f->target_ended |= proc_live_task(pid) == -ESRCH;
+    struct mp_failure ended = {.target_ended = true};
+
+    for (int waited = 0; proc_live_task(pid) != -ESRCH; waited += END_STEP_MS) {
+        if (waited >= END_WAIT_MS)
+            return;
+        poll(NULL, 0, END_STEP_MS); /* threads that are killed are there for a moment still, without an event for us */
+    }
+    f->target_ended = true;
+    if (f->code == MP_E_TARGET_EXITED)
+        return;
+    (void)mp_fail(&ended, MP_E_TARGET_EXITED, f->sys_errno, "process %d has ended (%.200s)", (int)pid, f->message);
+    *f = ended;
 }
 
 static const char *cmd_changes(const struct mp_failure *f)
@@ -39,16 +54,15 @@ int cmd_fail(const struct talk *t, pid_t pid, const struct mp_failure *failure)
 
     cmd_hint(pid, f);
     if (t->json) {
-        if (render_error_json(stderr, pid, f))
-            return mp_err_exit_code(f->code); /* nobody listens on stderr: the code still says it */
-        return mp_err_exit_code(f->code);
+        (void)!render_error_json(stderr, pid, f); /* where nobody listens on stderr the code still says it */
+        return mp_failure_exit_code(f);
     }
     fprintf(stderr, "mempulse: %s\n", f->message);
     if (f->hint[0])
         fprintf(stderr, "  hint: %s\n", f->hint);
     if (f->code != MP_E_USAGE)
         fprintf(stderr, "  %s\n", cmd_changes(f));
-    return mp_err_exit_code(f->code);
+    return mp_failure_exit_code(f);
 }
 
 int cmd_usage(const struct talk *t, const struct command *c, const char *fmt, ...)

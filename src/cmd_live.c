@@ -36,6 +36,7 @@
 #define SETTLE_STEP_MS 5
 #define STREAM_NICE 10
 #define NEVER_NS UINT64_MAX
+#define MODEL_PAGE 4096u /* x86-64: the one size there is */
 
 struct live {
     const struct inject_options *o;
@@ -49,6 +50,7 @@ struct live {
     char *path;               /* -o, expanded */
     char residue[1400];
     const char *reason;       /* why the session ends; NULL while it goes on */
+    int output_err;           /* why the output failed, an errno; 0 while it is whole */
     enum mp_err err;          /* what the reason means for the exit code; 0 none */
     int sig_fd;
     int lock_fd;              /* held while we change the target: up to HOOKED, and while we leave */
@@ -100,9 +102,31 @@ static void live_take_signal(struct live *l)
     }
 }
 
+/* A signal that came while the target was as it is: no reason to begin. */
+static int live_not_interrupted(const struct live *l, struct mp_failure *f)
+{
+    struct pollfd wake = {l->sig_fd, POLLIN, 0};
+
+    return poll(&wake, 1, 0) > 0 ? mp_fail(f, MP_E_INTERRUPTED, 0, "interrupted before process %d was injected", (int)l->o->pid) : 0;
+}
+
+/* Which signal it was that ended us before there was a session. */
+static void live_tell_signal(struct live *l, struct mp_failure *f)
+{
+    struct signalfd_siginfo si;
+
+    if (f->code != MP_E_INTERRUPTED || read(l->sig_fd, &si, sizeof(si)) != sizeof(si))
+        return;
+    f->signo = (int)si.ssi_signo;
+    mp_fail_hint(f, "signal %d (%s) ended it%s; run it again", f->signo, strsignal(f->signo),
+                 l->s.inj.region_base ? ", and what had been begun was taken back" : "");
+}
+
 /* A write failed: the reader left (which is an end like another) or the output is broken. */
 static void live_output_failed(struct live *l, int err)
 {
+    if (err != -EPIPE && !l->output_err)
+        l->output_err = -err;
     live_stop(l, err == -EPIPE ? "stdout_closed" : "output_error", err == -EPIPE ? 0 : MP_E_OUTPUT);
 }
 
@@ -119,10 +143,14 @@ static int live_open_output(struct live *l, struct mp_failure *f)
 
     if (o->output) {
         l->path = args_expand_path(o->output, o->pid);
+        if (!l->path && errno == ENOMEM)
+            return mp_fail(f, MP_E_INTERNAL, ENOMEM, "out of memory");
         if (!l->path)
             return mp_fail(f, MP_E_USAGE, 0, "-o '%s': only %%p, %%t and %%%% can stand there", o->output);
     }
     err = output_open(&l->out, l->path, l->sig_fd);
+    if (err == -EINTR)
+        return mp_fail(f, MP_E_INTERRUPTED, 0, "interrupted while %s was opened", l->path);
     if (err == -EXDEV)
         return mp_fail(f, MP_E_OUTPUT, EACCES, "cannot write %s: it lies where anybody may write, and belongs to another user", l->path);
     if (err)
@@ -157,7 +185,11 @@ static int live_find_settled(struct live *l, uint64_t deadline_ns, struct inject
         if (n <= 0 || !ret->alive || ret->control.state == MP_STATE_HOOKED || ret->control.state >= MP_STATE_GONE)
             return n;
         (void)inject_hurry(l->o->pid, ret, &hurry_ns);
-        if (poll(&wake, 1, SETTLE_STEP_MS) > 0 || clock_mono_ns() >= deadline_ns)
+        if (poll(&wake, 1, SETTLE_STEP_MS) > 0)
+            return mp_fail(f, MP_E_INTERRUPTED, 0, "interrupted while an agent of another mempulse (launcher %d) was %s process %d",
+                           ret->control.launcher_pid, ret->control.state == MP_STATE_UNHOOKING ? "leaving" : "entering",
+                           (int)l->o->pid);
+        if (clock_mono_ns() >= deadline_ns)
             return mp_fail(f, MP_E_BUSY_MEMPULSE, 0, "an agent of another mempulse (launcher %d) is %s process %d",
                            ret->control.launcher_pid, ret->control.state == MP_STATE_UNHOOKING ? "leaving" : "entering",
                            (int)l->o->pid);
@@ -204,8 +236,9 @@ static void live_fill_meta(struct live *l, const struct mp_options *agent)
         .glibc_minor = facts->glibc_minor,
         .threads = facts->threads,
         .rss_bytes = facts->rss_bytes,
-        .page_size = l->s.selftest.page_size ? l->s.selftest.page_size : 4096,
+        .page_size = l->s.selftest.page_size ? l->s.selftest.page_size : MODEL_PAGE,
         .pause_ns = l->s.inj.pause_ns,
+        .pause_sum_ns = l->s.inj.pause_ns_sum,
         .attempts = l->s.inj.attempts,
         .options = *agent,
         .selftest = l->s.selftest,
@@ -224,6 +257,8 @@ static unsigned terminal_width(int fd)
     return !ioctl(fd, TIOCGWINSZ, &ws) && ws.ws_col ? ws.ws_col : 80;
 }
 
+/* All that a session needs to be shown, before the target is touched: a want of memory is
+ * a refusal then. From HOOKED on every way leads to the verdict. */
 static int live_renderer(struct live *l, struct mp_failure *f)
 {
     struct render_options ro = {
@@ -233,7 +268,7 @@ static int live_renderer(struct live *l, struct mp_failure *f)
         .width = terminal_width(l->out.fd),
     };
 
-    l->model = model_new(l->meta.page_size);
+    l->model = model_new(MODEL_PAGE);
     if (l->o->format == FORMAT_NDJSON)
         l->render = render_ndjson_new(&ro);
     else if (!l->o->summary)
@@ -434,8 +469,9 @@ static int live_stray(struct live *l, struct mp_failure *f)
 }
 
 /* What is left in the target after the session, in words and as bits. */
-static void live_verify(struct live *l, struct mp_failure *f)
+static void live_verify(struct live *l)
 {
+    struct mp_failure look = {0};
     int n;
 
     l->end.clean = l->err == MP_E_TARGET_EXITED;
@@ -446,9 +482,9 @@ static void live_verify(struct live *l, struct mp_failure *f)
         inject_snapshot_free(l->s.before);
         l->s.before = NULL;
     }
-    n = session_wait_clean(&l->s, CLEAN_WAIT_MS, &l->diff, f);
+    n = session_wait_clean(&l->s, CLEAN_WAIT_MS, &l->diff, &look);
     if (n == SESSION_STRAY)
-        n = live_stray(l, f);
+        n = live_stray(l, &look);
     if (n < 0 && l->err == MP_E_TARGET_EXECED)
         n = 1; /* it can't be looked at (a setuid program, say); exec itself took all that was ours */
     if (n == SESSION_SUCCEEDED) { /* what the diff names is the next session's; ours is what BYE names */
@@ -458,7 +494,10 @@ static void live_verify(struct live *l, struct mp_failure *f)
     l->end.clean = n == 1 || n == -MP_E_TARGET_EXITED;
     if (l->end.clean)
         l->end.residue = 0; /* what the agent had to leave has gone since */
-    if (!l->end.clean)
+    l->end.unseen = n < 0 && !l->end.clean;
+    if (l->end.unseen)
+        snprintf(l->residue, sizeof(l->residue), "%.500s; to be sure: mempulse detach -p %d", look.message, (int)l->o->pid);
+    else if (!l->end.clean)
         residue_describe(&l->s, &l->diff, l->residue, sizeof(l->residue));
 }
 
@@ -481,7 +520,9 @@ static void live_fill_end(struct live *l)
     l->end.overhead_pct = render_overhead_pct(hook, t.account.work_ns);
     l->end.max_overhead_ppm = l->meta.options.max_overhead_ppm;
     l->end.depth = l->meta.options.depth;
-    l->end.pause_ns = l->s.inj.pause_ns;
+    l->end.pause_ns = l->meta.pause_ns;
+    l->end.pause_sum_ns = l->meta.pause_sum_ns;
+    l->end.attempts = l->meta.attempts;
     l->end.wall_ns = wall;
     l->end.residue_text = l->residue;
 }
@@ -499,8 +540,10 @@ static void live_report(struct live *l)
         err = render_ranking(l->out.file, l->model, l->path ? l->o->color_file : l->o->color, terminal_width(l->out.fd));
     if (!err)
         err = output_flush(&l->out);
-    if (err && err != -EPIPE)
+    if (err && err != -EPIPE) {
+        l->output_err = l->output_err ? l->output_err : -err;
         l->err = l->err ? l->err : MP_E_OUTPUT;
+    }
     if (l->path && l->o->format == FORMAT_TEXT && !l->o->talk.quiet)
         err = render_ranking(stdout, l->model, l->o->color, terminal_width(STDOUT_FILENO));
     if (!l->o->talk.quiet)
@@ -573,18 +616,17 @@ static void live_fork_note(struct live *l)
 }
 
 /* From HOOKED to the verdict. */
-static int live_stream(struct live *l, const struct mp_options *agent, struct mp_failure *f)
+static void live_stream(struct live *l, const struct mp_options *agent)
 {
     struct mp_failure later = {0};
+    char pause[96];
     int err;
 
     live_fill_meta(l, agent);
-    err = live_renderer(l, f);
-    if (err)
-        return err;
-    cmd_say(&l->o->talk, "attached to %d (CPython %u.%u.%u, glibc %u.%u): paused %.0f us; Ctrl-C detaches",
+    cmd_say(&l->o->talk, "attached to %d (CPython %u.%u.%u, glibc %u.%u): %s; Ctrl-C detaches",
             (int)l->o->pid, l->meta.py_version >> 24, l->meta.py_version >> 16 & 255, l->meta.py_version >> 8 & 255,
-            l->meta.glibc_major, l->meta.glibc_minor, (double)l->meta.pause_ns / 1e3);
+            l->meta.glibc_major, l->meta.glibc_minor,
+            render_pause(pause, sizeof(pause), l->meta.pause_ns, l->meta.pause_sum_ns, l->meta.attempts));
     l->begin_ns = l->s.hooked_ns;
     l->end_ns = l->o->duration_ns ? l->begin_ns + l->o->duration_ns : NEVER_NS;
     l->out.end_ns = l->o->duration_ns ? l->end_ns : 0;
@@ -601,12 +643,11 @@ static int live_stream(struct live *l, const struct mp_options *agent, struct mp
     session_detach(&l->s);
     if (!live_target_gone(l) && live_pump(l, clock_mono_ns() + LEAVE_WAIT_NS, &later))
         live_eof(l);
-    live_verify(l, &later);
+    live_verify(l);
     cmd_watch_off();
     cmd_unlock(&l->lock_fd);
     live_fill_end(l);
     live_report(l);
-    return 0;
 }
 
 static int live_run(struct live *l, struct mp_failure *f)
@@ -619,6 +660,8 @@ static int live_run(struct live *l, struct mp_failure *f)
         return mp_fail(f, MP_E_INTERNAL, -err, "signalfd failed: %s", strerror(-err));
     err = live_open_output(l, f);
     if (!err)
+        err = live_renderer(l, f);
+    if (!err)
         err = live_thread(l, &agent, f);
     if (!err)
         err = cmd_lock(&l->o->talk, l->o->pid, deadline, l->sig_fd, &l->lock_fd, f);
@@ -630,6 +673,8 @@ static int live_run(struct live *l, struct mp_failure *f)
         live_watch(l, l->o->timeout_ns, false);
         err = session_plan(&l->s, l->o->pid, l->o->talk.log, f);
     }
+    if (!err)
+        err = live_not_interrupted(l, f);
     if (!err) {
         live_watch(l, 2 * l->o->timeout_ns + LEAVE_WAIT_NS, true);
         err = session_open(&l->s, &agent, deadline, l->sig_fd, &l->o->talk, f);
@@ -639,7 +684,7 @@ static int live_run(struct live *l, struct mp_failure *f)
     cmd_watch_off();
     cmd_unlock(&l->lock_fd);
     if (!err)
-        err = live_stream(l, &agent, f);
+        live_stream(l, &agent);
     return err;
 }
 
@@ -649,15 +694,17 @@ int inject_live(const struct inject_options *o)
     struct mp_failure f = {0};
     int err = live_run(&l, &f), code = 0, werr;
 
-    if (err < 0)
+    if (err < 0) {
+        live_tell_signal(&l, &f);
         code = cmd_fail(&o->talk, o->pid, &f);
-    else if (err == 0)
+    } else if (err == 0) {
         code = live_exit_code(&l);
+    }
     werr = output_close(&l.out);
     if (werr && werr != -EPIPE && !code)
         code = mp_err_exit_code(MP_E_OUTPUT);
     if (code == mp_err_exit_code(MP_E_OUTPUT) && err == 0)
-        fprintf(stderr, "mempulse: the output failed: %s\n", strerror(-werr));
+        fprintf(stderr, "mempulse: the output failed: %s\n", strerror(l.output_err ? l.output_err : -werr));
     render_free(l.render);
     model_free(l.model);
     session_release(&l.s);

@@ -15,12 +15,10 @@ static int lock_failed(pid_t pid, int fd, bool woken, struct mp_failure *f)
     pid_t holder = lock_holder(fd);
 
     if (woken)
-        mp_fail(f, MP_E_BUSY_MEMPULSE, 0, "interrupted while another mempulse was at work in process %d", (int)pid);
-    else if (holder)
-        mp_fail(f, MP_E_BUSY_MEMPULSE, 0, "another mempulse (process %d) is at work in process %d", (int)holder, (int)pid);
-    else
-        mp_fail(f, MP_E_BUSY_MEMPULSE, 0, "another mempulse is at work in process %d", (int)pid);
-    return -MP_E_BUSY_MEMPULSE;
+        return mp_fail(f, MP_E_INTERRUPTED, 0, "interrupted while another mempulse was at work in process %d", (int)pid);
+    if (holder)
+        return mp_fail(f, MP_E_BUSY_MEMPULSE, 0, "another mempulse (process %d) is at work in process %d", (int)holder, (int)pid);
+    return mp_fail(f, MP_E_BUSY_MEMPULSE, 0, "another mempulse is at work in process %d", (int)pid);
 }
 
 int cmd_lock(const struct talk *t, pid_t pid, uint64_t deadline_ns, int wake_fd, int *ret_fd, struct mp_failure *f)
@@ -28,7 +26,7 @@ int cmd_lock(const struct talk *t, pid_t pid, uint64_t deadline_ns, int wake_fd,
     uint64_t begin = clock_mono_ns(), now;
     struct pollfd wake = {wake_fd, POLLIN, 0};
     int fd = lock_open(pid), got;
-    bool said = false;
+    bool said = false, woken;
 
     for (;;) {
         got = fd < 0 ? fd : lock_try(fd);
@@ -39,8 +37,9 @@ int cmd_lock(const struct talk *t, pid_t pid, uint64_t deadline_ns, int wake_fd,
             cmd_say(t, "another mempulse is at work in process %d; waiting for it to finish", (int)pid);
             said = true;
         }
-        if (poll(&wake, 1, STEP_MS) > 0 || now >= deadline_ns) {
-            got = lock_failed(pid, fd, now < deadline_ns, f);
+        woken = poll(&wake, 1, STEP_MS) > 0;
+        if (woken || now >= deadline_ns) {
+            got = lock_failed(pid, fd, woken, f);
             close(fd);
             return got;
         }

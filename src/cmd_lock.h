@@ -8,7 +8,7 @@
 
 /* Waits until no other mempulse is at work in pid, at most until deadline_ns
  * (CLOCK_MONOTONIC), and keeps others out until *ret_fd is closed. wake_fd (-1: none)
- * readable ends the wait. Says so when it waits. 0; -MP_E_BUSY_MEMPULSE. A process
+ * readable ends the wait (-MP_E_INTERRUPTED). Says so when it waits. 0; -MP_E_BUSY_MEMPULSE. A process
  * that can't be locked can't be changed either: *ret_fd is -1 then, and what comes
  * next has the words for it. */
 int cmd_lock(const struct talk *t, pid_t pid, uint64_t deadline_ns, int wake_fd, int *ret_fd, struct mp_failure *f)

@@ -23,8 +23,16 @@ static const struct residue_row residue_rows[] = {
     {MP_RESIDUE_TRACE, "the agent's library stays mapped, inert: a trace function could not be taken out of a thread"},
 };
 
+static const char *residue_waits_for(const struct inject_agent *a)
+{
+    return a && a->control.starved ? "memory (see RLIMIT_AS, RLIMIT_DATA), of which it needs a little to take its hooks out"
+                                   : "the interpreter lock (GIL)";
+}
+
 void residue_describe(const struct session *s, const struct inject_diff *d, char *buf, size_t len)
 {
+    struct mp_failure ignored = {0};
+    struct inject_agent a;
     size_t used = 0;
 
     buf[0] = 0;
@@ -32,8 +40,8 @@ void residue_describe(const struct session *s, const struct inject_diff *d, char
         if (s->bye.residue & residue_rows[i].bit)
             used += (size_t)snprintf(buf + used, len - used, "%s%s", used ? "\n" : "", residue_rows[i].text);
     if (!s->have_bye && used < len)
-        used += (size_t)snprintf(buf + used, len - used,
-                                 "the agent has not left yet: it waits for the interpreter lock (GIL)");
+        used += (size_t)snprintf(buf + used, len - used, "the agent has not left yet: it waits for %s",
+                                 residue_waits_for(inject_find_agent(s->pid, &a, &ignored) > 0 ? &a : NULL));
     if (used < len && d->detail_left && d->detail[0]) /* what else differs is the target's own work */
         snprintf(buf + used, len - used, "%s%.*s", used ? "\n" : "", (int)d->detail_left, d->detail);
 }
@@ -46,11 +54,14 @@ static void pause_step(void)
 int residue_detach(const struct talk *t, pid_t pid, struct inject_agent *a, uint64_t timeout_ns, struct mp_failure *f)
 {
     uint64_t deadline = clock_mono_ns() + timeout_ns, hurry_ns = 0;
-    int n = inject_request_detach(pid, a, f);
+    struct mp_failure asked = {0};
+    int n = inject_request_detach(pid, a, &asked);
     bool said = false;
 
-    if (n)
+    if (n && n != -MP_E_NOT_INJECTED) { /* which is what was to be reached */
+        *f = asked;
         return n;
+    }
     for (;;) {
         struct mp_failure ignored = {0};
         struct inject_agent now;
@@ -67,10 +78,11 @@ int residue_detach(const struct talk *t, pid_t pid, struct inject_agent *a, uint
         if (now.control.state == MP_STATE_GONE || now.control.state == MP_STATE_RESIDUE)
             return inject_ack_detach(pid, &now);
         if (clock_mono_ns() >= deadline)
-            return mp_fail(f, MP_E_RESIDUE, 0, "the agent in process %d is still %s", (int)pid,
-                           now.control.state == MP_STATE_UNHOOKING ? "waiting for the interpreter lock (GIL)" : "there");
+            return mp_fail(f, MP_E_RESIDUE, 0, "the agent in process %d is still there%s%s", (int)pid,
+                           now.control.state == MP_STATE_UNHOOKING ? ", inert, and waits for " : "",
+                           now.control.state == MP_STATE_UNHOOKING ? residue_waits_for(&now) : "");
         if (!said && now.control.state == MP_STATE_UNHOOKING) {
-            cmd_say(t, "the hooks are inert; the agent waits for the interpreter lock (GIL)");
+            cmd_say(t, "the hooks are inert; the agent waits for %s", residue_waits_for(&now));
             said = true;
         }
         if (!inject_hurry(pid, &now, &hurry_ns))

@@ -24,6 +24,7 @@
 #define END_WAIT_MS 500   /* for a process that closed its end to be seen as ended */
 #define END_STEP_MS 20
 #define CLEAN_STEP_MS 200u
+#define CLEAN_RETRY_MS 20
 #define RIVAL_WAIT_NS 2000000000ull /* below MP_GO_WAIT_MS: our agent waits for GO meanwhile */
 #define RIVAL_STEP_MS 5
 
@@ -37,7 +38,7 @@ static const struct fail_row fail_rows[] = {
     {MP_FAIL_TOOL_IDS, MP_E_BUSY_TOOL_IDS},   {MP_FAIL_LAYOUT, MP_E_PY_LAYOUT},
     {MP_FAIL_TRACER, MP_E_BUSY_TRACE_SLOT},   {MP_FAIL_ABI, MP_E_ABI},
     {MP_FAIL_GIL, MP_E_GIL_TIMEOUT},          {MP_FAIL_CUT, MP_E_FDS_CLOSED},
-    {MP_FAIL_NO_GIL, MP_E_PY_NO_GIL},
+    {MP_FAIL_NO_GIL, MP_E_PY_NO_GIL},         {MP_FAIL_EXECMEM, MP_E_EXECMEM},
 };
 
 static enum mp_err fail_to_err(uint32_t code)
@@ -246,8 +247,15 @@ int session_wait_clean(struct session *s, unsigned timeout_ms, struct inject_dif
     struct inject_agent other;
 
     for (;;) {
-        int n = inject_wait_clean(s->pid, s->before, timeout_ms < CLEAN_STEP_MS ? timeout_ms : CLEAN_STEP_MS, ret_diff, f);
+        struct mp_failure look = {0};
+        int n = inject_wait_clean(s->pid, s->before, timeout_ms < CLEAN_STEP_MS ? timeout_ms : CLEAN_STEP_MS, ret_diff, &look);
 
+        if (n < 0 && look.sys_errno == ENOMEM && clock_mono_ns() < end) {
+            poll(NULL, 0, CLEAN_RETRY_MS); /* memory comes back without an event */
+            continue;
+        }
+        if (n < 0 && !f->code)
+            *f = look;
         if (n != 0)
             return n;
         if (s->hello.tid && inject_session_gone(s->pid, s->inj.region_base, s->hello.tid)) {
@@ -266,11 +274,18 @@ static void session_abandon(struct session *s, struct mp_failure *f)
 {
     struct inject_diff diff;
     struct mp_failure ignored = {0};
+    int n;
 
     session_detach(s);
     session_hang_up(s);
-    if (session_wait_clean(s, LEAVE_WAIT_MS, &diff, &ignored) == 0)
+    n = session_wait_clean(s, LEAVE_WAIT_MS, &diff, &ignored);
+    if (n == 0 || n == SESSION_STRAY || (n < 0 && n != -MP_E_TARGET_EXITED)) /* what can't be looked at is not told to be clean */
         f->changed_target = true;
+    if (f->changed_target && f->code == MP_E_INTERRUPTED) { /* 128+n is for a clean end */
+        *f = (struct mp_failure){.changed_target = true};
+        mp_fail(f, MP_E_RESIDUE, 0, "interrupted before the agent had hooked, and it has not left process %d yet: it waits for "
+                                    "the interpreter lock (GIL)", (int)s->pid);
+    }
     if (f->changed_target)
         mp_fail_hint(f, "the agent leaves by itself as soon as it can; to check: mempulse detach -p %d --wait 60s",
                      (int)s->pid);
@@ -309,6 +324,8 @@ static int session_go(struct session *s, const struct mp_options *o, struct mp_f
     if (err)
         return err;
     err = stream_send(s->inj.out, MP_MSG_GO, o, sizeof(*o));
+    if (err == -EPIPE || err == -ECONNRESET)
+        return session_explain_silence(s, "stay", f); /* the end of its stream has yet to be read */
     if (err)
         return mp_fail(f, MP_E_INJECT, -err, "the agent's channel took no options: %s", strerror(-err));
     return 0;
@@ -352,7 +369,7 @@ static int session_handshake_event(struct session *s, const struct mp_options *o
 void session_hurry(struct session *s)
 {
     struct mp_failure ignored = {0};
-    uint64_t now = clock_mono_ns();
+    uint64_t now = clock_mono_ns(), stood;
 
     if (now < s->hurry_ns)
         return;
@@ -362,7 +379,9 @@ void session_hurry(struct session *s)
     }
     if (!s->agent_seen_ns)
         s->agent_seen_ns = now;
-    s->inj.pause_ns += inject_standstill(s->plan, &s->agent, s->agent_seen_ns, s->log);
+    stood = inject_standstill(s->plan, &s->agent, s->agent_seen_ns, s->log, &s->inj.attempts);
+    s->inj.pause_ns += stood;
+    s->inj.pause_ns_sum += stood;
     (void)inject_hurry(s->pid, &s->agent, &s->hurry_ns);
 }
 
@@ -402,7 +421,7 @@ static int session_handshake(struct session *s, const struct mp_options *o, uint
             return mp_fail(f, MP_E_GIL_TIMEOUT, 0, "process %d did not release its interpreter lock (GIL) in time",
                            (int)s->pid);
         case SESSION_WAKE:
-            return mp_fail(f, MP_E_GIL_TIMEOUT, 0, "interrupted before the agent had hooked");
+            return mp_fail(f, MP_E_INTERRUPTED, 0, "interrupted before the agent had hooked");
         case SESSION_EOF:
             return session_explain_silence(s, "stay", f);
         default:
@@ -410,6 +429,18 @@ static int session_handshake(struct session *s, const struct mp_options *o, uint
         }
     }
     return err < 0 ? err : 0;
+}
+
+/* Of a failure in a process that has replaced its program since, that is the cause, and nothing
+ * of ours came with it. */
+static void session_tell_exec(const struct session *s, struct mp_failure *f)
+{
+    struct mp_failure execed = {0};
+
+    if (f->code == MP_E_TARGET_EXECED || session_same_image(s) != 0)
+        return;
+    (void)mp_fail(&execed, MP_E_TARGET_EXECED, f->sys_errno, "process %d replaced its program while being injected", (int)s->pid);
+    *f = execed;
 }
 
 int session_open(struct session *s, const struct mp_options *o, uint64_t deadline_ns, int wake_fd,
@@ -428,10 +459,16 @@ int session_open(struct session *s, const struct mp_options *o, uint64_t deadlin
     s->image_known = proc_image_id(s->pid, s->image) == 0;
     signal(SIGPIPE, SIG_IGN); /* a channel of pipes has no MSG_NOSIGNAL */
     err = inject_run(s->plan, left_ms, t->log, &s->inj, f);
-    if (err)
-        return err;
-    err = session_handshake(s, o, deadline_ns, wake_fd, t, f);
-    if (err)
+    if (err && f->changed_target) { /* what it could not take back may be leaving by itself */
+        f->changed_target = false;
         session_abandon(s, f);
+    }
+    if (!err) {
+        err = session_handshake(s, o, deadline_ns, wake_fd, t, f);
+        if (err)
+            session_abandon(s, f);
+    }
+    if (err)
+        session_tell_exec(s, f);
     return err;
 }

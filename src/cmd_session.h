@@ -46,9 +46,9 @@ void session_hurry(struct session *s);
 int session_plan(struct session *s, pid_t pid, FILE *log, struct mp_failure *f) MP_MUST_CHECK;
 
 /* Injects and waits until the agent has hooked (or, with MP_OPT_CURE, has said
- * BYE), at most until deadline_ns. wake_fd readable ends the wait (MP_E_INJECT is
- * not made of it: the code is MP_E_GIL_TIMEOUT or what else was waited for). On
- * failure the agent was told to leave; f->changed_target says whether it has. */
+ * BYE), at most until deadline_ns. wake_fd readable ends the wait: MP_E_INTERRUPTED, or
+ * MP_E_RESIDUE where the agent could not leave at once. On failure the agent was told to
+ * leave; f->changed_target says whether it has. */
 int session_open(struct session *s, const struct mp_options *o, uint64_t deadline_ns, int wake_fd,
                  const struct talk *t, struct mp_failure *f) MP_MUST_CHECK;
 

@@ -1,6 +1,7 @@
 /* The table of named failures. */
 #include "base/err.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -37,6 +38,11 @@ int mp_err_exit_code(enum mp_err code)
     return r ? r->exit_code : 70;
 }
 
+int mp_failure_exit_code(const struct mp_failure *f)
+{
+    return f->code == MP_E_INTERRUPTED && f->signo ? 128 + f->signo : mp_err_exit_code(f->code);
+}
+
 const char *mp_err_hint(enum mp_err code)
 {
     const struct err_row *r = err_find(code);
@@ -53,7 +59,8 @@ int mp_fail(struct mp_failure *f, enum mp_err code, int sys_errno, const char *f
         /* Names of files, of functions, the agent's own words: it may all be foreign. */
         utf8_format_into(f->message, sizeof(f->message), fmt, ap);
         va_end(ap);
-        snprintf(f->hint, sizeof(f->hint), "%s", mp_err_hint(code));
+        snprintf(f->hint, sizeof(f->hint), "%s",
+                 code == MP_E_INTERNAL && sys_errno == ENOMEM ? "let this program have more memory, and try again" : mp_err_hint(code));
     }
     return -(int)code;
 }

@@ -36,6 +36,7 @@
     X(EPERM_DUMPABLE, 5, "the process is not dumpable; run as root") \
     X(EPERM_LSM, 5, "a security module forbids ptrace of this process") \
     X(SECCOMP, 5, "the target's seccomp filter forbids what injection needs; run as root") \
+    X(EXECMEM, 5, "lift the policy (systemd: MemoryDenyWriteExecute; SELinux: execmem), or run the program under CPython 3.12 or later") \
     X(AUDIT_VETO, 5, "an audit hook of the target refused the hook") \
     X(BUSY_TRACED, 6, "end the other tracer first") \
     X(BUSY_SESSION, 6, "detach it first: mempulse detach -p PID, or use --replace") \
@@ -59,6 +60,7 @@
     X(ABI, 13, "use the mempulse that injected the agent, or detach it first") \
     X(LOSS, 14, "raise --min-bytes or --min-time, or lower --depth") \
     X(FAIL_ON, 15, "a --fail-on condition was met") \
+    X(INTERRUPTED, 130, "run it again") /* 128 + the signal: mp_failure.signo */ \
     X(INTERNAL, 70, "this is a bug in mempulse; please report it")
 
 enum mp_err {
@@ -75,6 +77,7 @@ struct mp_failure {
     enum mp_err code;     /* 0: none yet */
     int sys_errno;        /* errno of the system call at its root, or 0 */
     bool changed_target;  /* false: nothing in the target was changed (or all was undone) */
+    int signo;            /* the signal that ended us, where that is the cause (INTERRUPTED); or 0 */
     bool target_ended;    /* it has died since: nothing is said of changes */
     char message[512];    /* the cause, in words, without a final stop */
     char hint[256];       /* the remedy */
@@ -91,6 +94,7 @@ void mp_fail_hint(struct mp_failure *f, const char *fmt, ...) __attribute__((for
 
 const char *mp_err_name(enum mp_err code); /* "EPERM_YAMA"; "?" for an unknown code */
 int mp_err_exit_code(enum mp_err code);    /* 70 for an unknown code */
+int mp_failure_exit_code(const struct mp_failure *f); /* its code's, or 128 + signo */
 const char *mp_err_hint(enum mp_err code); /* default remedy */
 
 #endif

@@ -4,14 +4,19 @@
 #ifdef MP_FAULTS
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define POINTS_MAX 128
+#define BURY_MS 200
+#define SELF_MS 2 /* it may be at it, or done, when the step begins */
 
 struct point {
     const char *name; /* compared by its text */
@@ -22,10 +27,10 @@ struct point {
 /* Passed by one thread at a time: the main thread waits for the tracing one. */
 static struct point points[POINTS_MAX];
 static atomic_uint allocations;
+static atomic_flag told;
 
-static void note(const char *name, int kind, unsigned n)
+static void note(const char *path, const char *name, int kind, unsigned n)
 {
-    const char *path = getenv("MEMPULSE_FAULT_LIST");
     char line[96];
     int fd, len;
 
@@ -36,18 +41,24 @@ static void note(const char *name, int kind, unsigned n)
     close(fd);
 }
 
-/* What follows the passage in $MEMPULSE_FAULT: ":kill", "+:enomem"; NULL: it is not this one. */
-static const char *asked(const char *name, int kind, unsigned n, unsigned *ret_from)
+/* What follows the passage in $MEMPULSE_FAULT: ":kill", "+:enomem"; NULL: it is not this one.
+ * The first that is one is told. */
+static const char *asked(const char *name, int kind, unsigned n)
 {
     const char *spec = getenv("MEMPULSE_FAULT");
     char head[64];
     char *end;
+    unsigned from;
     int len = snprintf(head, sizeof head, "%s-%d#", name, kind);
 
     if (!spec || strncmp(spec, head, (size_t)len))
         return NULL;
-    *ret_from = (unsigned)strtoul(spec + len, &end, 10);
-    return n == *ret_from || (n > *ret_from && *end == '+') ? end : NULL;
+    from = (unsigned)strtoul(spec + len, &end, 10);
+    if (n != from && (n < from || *end != '+'))
+        return NULL;
+    if (!atomic_flag_test_and_set(&told))
+        note(getenv("MEMPULSE_FAULT_FIRED"), name, kind, n);
+    return end;
 }
 
 static unsigned pass(const char *name, int kind)
@@ -62,42 +73,67 @@ static unsigned pass(const char *name, int kind)
     return 0;
 }
 
-static void slay(void)
+/* A signal to the target; with `wait_ms`, until it has ended: a thread of it that we trace
+ * may keep it from that. */
+static void strike(int number, int wait_ms)
 {
     const char *target = getenv("MEMPULSE_FAULT_TARGET");
+    struct pollfd end = {-1, POLLIN, 0};
 
-    if (target && atoi(target) > 1)
-        kill(atoi(target), SIGKILL);
+    if (!target || atoi(target) <= 1)
+        return;
+    end.fd = (int)syscall(SYS_pidfd_open, atoi(target), 0);
+    kill(atoi(target), number);
+    if (end.fd >= 0) {
+        poll(&end, 1, wait_ms);
+        close(end.fd);
+    }
 }
+
+static const struct {
+    const char *action;
+    int number, wait_ms;
+} strikes[] = {
+    {":slay", SIGKILL, 0},     {":bury", SIGKILL, BURY_MS},  {":exit", SIGUSR1, SELF_MS},
+    {":exec", SIGUSR2, SELF_MS}, {":crash", SIGSEGV, SELF_MS},
+};
 
 int fault_point(const char *name, int kind)
 {
-    unsigned n = pass(name, kind), from;
+    unsigned n = pass(name, kind);
     const char *action;
 
-    note(name, kind, n);
-    action = asked(name, kind, n, &from);
+    note(getenv("MEMPULSE_FAULT_LIST"), name, kind, n);
+    action = asked(name, kind, n);
     if (!action)
         return 0;
     if (!strcmp(action, ":kill"))
         kill(getpid(), SIGKILL);
     if (!strcmp(action, ":stop"))
-        kill(getpid(), SIGSTOP);
-    if (!strcmp(action, ":slay"))
-        slay();
+        raise(SIGSTOP); /* to this thread: sent to the process, another one takes it, and this one runs on */
+    for (size_t i = 0; i < sizeof(strikes) / sizeof(strikes[0]); i++)
+        if (!strcmp(action, strikes[i].action))
+            strike(strikes[i].number, strikes[i].wait_ms);
     return strcmp(action, ":fail") ? 0 : -EIO;
 }
 
 __attribute__((destructor)) static void tell_allocations(void)
 {
-    note("malloc", 0, atomic_load(&allocations));
+    note(getenv("MEMPULSE_FAULT_LIST"), "malloc", 0, atomic_load(&allocations));
+}
+
+static bool started;
+
+__attribute__((constructor)) static void start(void)
+{
+    started = true; /* what libc allocates for itself before main, it must have */
 }
 
 static int refused(void)
 {
-    unsigned from;
-
-    return asked("malloc", 0, atomic_fetch_add(&allocations, 1) + 1, &from) != NULL;
+    if (!started)
+        return 0;
+    return asked("malloc", 0, atomic_fetch_add(&allocations, 1) + 1) != NULL;
 }
 
 void *__real_malloc(size_t size);

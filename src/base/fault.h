@@ -6,10 +6,14 @@
  *   kill    SIGKILL, to the whole launcher
  *   stop    SIGSTOP
  *   slay    SIGKILL, to the process $MEMPULSE_FAULT_TARGET
+ *   bury    the same, and the step begins when that process has ended
+ *   exit    SIGUSR1 to it, exec SIGUSR2, crash SIGSEGV: its handlers do that themselves, as
+ *           those of tests/campaign/targets/helper.c; it may be at it when the step begins
  *   fail    the step fails with EIO, where its place heeds that
  *   enomem  malloc-0#N: that allocation fails; malloc-0#N+: that and all later ones
  * $MEMPULSE_FAULT_LIST names a file to which each passage is added as NAME-KIND#N, and at
- * the end malloc-0#COUNT. */
+ * the end malloc-0#COUNT. $MEMPULSE_FAULT_FIRED names one to which the first passage is added
+ * at which the fault came true. */
 #ifndef MP_FAULT_H
 #define MP_FAULT_H
 

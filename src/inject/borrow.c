@@ -28,6 +28,7 @@
 #define BORROW_STACK_NS 250000000ull /* how long a stack without ld.so and allocators is waited for */
 #define BORROW_CODE_BACK 24    /* bytes of code shown before the pc, for -v */
 #define BORROW_CODE_SHOWN 14   /* instructions */
+#define BORROW_EXEC_MS 20      /* in which an exec has given the process a live leader again */
 #define BORROW_TRY 4           /* candidates tried in one round */
 #define BORROW_STOP_NS 200000000ull /* for one thread to come to its stop */
 #define BORROW_UNSTICK_NS 50000 /* between two looks whether one that did not has done so since */
@@ -110,6 +111,20 @@ static long borrow_candidates(struct borrow *b, struct borrow_candidate **ret)
     return (long)kept;
 }
 
+/* An exec by a thread that isn't the leader gives it the leader's id, and with that what we
+ * seized: the thread whose id is nobody's any more stands, or will, in the new program.
+ * True when so, or when the leader is ours anyway: *t is the leader then, asked to stop. */
+static bool borrow_follow(const struct borrow *b, struct tracee *t)
+{
+    struct tracee leader;
+    tracee_init(&leader, b->plan->facts.pid);
+    if (t->tid == leader.tid || tracee_interrupt(&leader) < 0)
+        return false;
+    leader.seized = true;
+    *t = leader;
+    return true;
+}
+
 void borrow_unstick(struct borrow *b)
 {
     unsigned kept = 0;
@@ -117,7 +132,7 @@ void borrow_unstick(struct borrow *b)
         struct tracee *t = &b->stuck[i];
         struct tracee_stop stop;
         struct user_regs_struct regs;
-        if (tracee_wait(t, 0, &stop) < 0)
+        if (tracee_wait(t, 0, &stop) < 0 || (stop.event == TRACEE_GONE && borrow_follow(b, t)))
             b->stuck[kept++] = *t;
         else if (t->stopped && stop.event == TRACEE_TRAP && tracee_get_regs(t, &regs) == 0)
             remote_decline(t, &regs, false);
@@ -203,6 +218,8 @@ static struct safepoint_answer borrow_judge(struct borrow *b)
     for (;;) {
         struct safepoint_answer a = safepoint_judge(b->plan, &v);
         unsigned char before[7];
+        if (a.verdict == SAFEPOINT_OK && !safepoint_own_stack(&b->maps, b->regs.rsp, b->regs.fs_base))
+            a.verdict = SAFEPOINT_FOREIGN;
         if (a.verdict == SAFEPOINT_OK && !safepoint_has_room(&b->maps, b->regs.rsp, b->room))
             a.verdict = SAFEPOINT_ROOM;
         /* A word that stays is a stale one, in a frame that never overwrote it. Nothing
@@ -253,31 +270,6 @@ static bool borrow_same_program(const struct inject_plan *p, pid_t live)
     return live > 0 && mem_read(live, p->syscall_insn, insn, sizeof insn) == 0 && borrow_is_syscall(insn);
 }
 
-int borrow_gone(const struct inject_plan *p, struct mp_failure *f)
-{
-    int pid = (int)p->facts.pid;
-    pid_t live = proc_live_task(pid);
-    for (int i = 0; i < 100 && borrow_same_program(p, live); i++) {
-        borrow_sleep_ms(1); /* a process that is being killed has live threads for a moment still */
-        live = proc_live_task(pid);
-    }
-    if (borrow_same_program(p, live))
-        return mp_fail(f, MP_E_INJECT, 0, "a thread of process %d ended in the middle of the injection", pid);
-    if (live > 0)
-        return mp_fail(f, MP_E_TARGET_EXECED, 0, "process %d replaced its program in the middle of the injection", pid);
-    return mp_fail(f, MP_E_TARGET_EXITED, 0, "process %d exited in the middle of the injection", pid);
-}
-
-static int borrow_refused(struct borrow *b, int err, struct mp_failure *f)
-{
-    struct proc_status s;
-    int pid = (int)b->plan->facts.pid;
-    if (proc_status_read(&s, b->plan->facts.pid, b->t.tid) == 0 && s.tracer > 0)
-        return mp_fail(f, MP_E_BUSY_TRACED, -err, "thread %d of process %d is traced by process %d", (int)b->t.tid, pid,
-                       (int)s.tracer);
-    return mp_fail(f, MP_E_EPERM, -err, "the kernel refuses to trace process %d", pid);
-}
-
 /* Whether the process is still the one that the plan was made for: its number may be
  * another's by now, a sibling's with the same libraries at the same addresses. */
 static bool borrow_same_process(const struct inject_plan *p)
@@ -289,12 +281,76 @@ static bool borrow_same_process(const struct inject_plan *p)
     return proc_stat_read(&st, p->facts.pid, 0) == 0 && st.starttime == p->facts.starttime;
 }
 
+static int borrow_execed(const struct inject_plan *p, struct mp_failure *f)
+{
+    return mp_fail(f, MP_E_TARGET_EXECED, 0, "process %d replaced its program in the middle of the injection",
+                   (int)p->facts.pid);
+}
+
+/* No thread of it is seen. While an exec takes the other threads away, none is for a moment. */
+static int borrow_exited(const struct inject_plan *p, struct mp_failure *f)
+{
+    for (int i = 0; i < BORROW_EXEC_MS; i++) {
+        if (borrow_same_process(p) && proc_live_task(p->facts.pid) > 0)
+            return borrow_execed(p, f);
+        borrow_sleep_ms(1);
+    }
+    return mp_fail(f, MP_E_TARGET_EXITED, 0, "process %d exited in the middle of the injection", (int)p->facts.pid);
+}
+
+int borrow_gone(const struct inject_plan *p, struct mp_failure *f)
+{
+    int pid = (int)p->facts.pid;
+    pid_t live = proc_live_task(pid);
+    for (int i = 0; i < 100 && borrow_same_program(p, live); i++) {
+        borrow_sleep_ms(1); /* a process that is being killed has live threads for a moment still */
+        live = proc_live_task(pid);
+    }
+    if (borrow_same_program(p, live))
+        return mp_fail(f, MP_E_INJECT, 0, "a thread of process %d ended in the middle of the injection", pid);
+    if (live > 0)
+        return borrow_execed(p, f);
+    return borrow_exited(p, f);
+}
+
+/* 0 when the thread was refused since it ends: EPERM, too (kernel/ptrace.c, exit_state). */
+static int borrow_refused(struct borrow *b, int err, struct mp_failure *f)
+{
+    struct proc_status s;
+    int pid = (int)b->plan->facts.pid;
+    if (proc_status_read(&s, b->plan->facts.pid, b->t.tid) < 0 || s.state == 'Z' || s.state == 'X')
+        return 0;
+    if (s.tracer > 0)
+        return mp_fail(f, MP_E_BUSY_TRACED, -err, "thread %d of process %d is traced by process %d", (int)b->t.tid, pid,
+                       (int)s.tracer);
+    return mp_fail(f, MP_E_EPERM, -err, "the kernel refuses to trace process %d", pid);
+}
+
 /* Whether a thread is that process's; once it is seized its id can't go to another one. */
 static bool borrow_same_thread(const struct inject_plan *p, pid_t tid)
 {
     char path[64];
     snprintf(path, sizeof path, "/proc/%d/task/%d", (int)p->facts.pid, (int)tid);
     return access(path, F_OK) == 0;
+}
+
+/* The thread that was seized has ended, or executes a new program: that is let go of. 0
+ * another thread must be found, negative enum mp_err. */
+static int borrow_lost(struct borrow *b, struct mp_failure *f)
+{
+    pid_t pid = b->plan->facts.pid;
+    uint64_t deadline = clock_mono_ns() + BORROW_STOP_NS;
+    struct timespec ts = {0, BORROW_UNSTICK_NS};
+    struct tracee t = b->t;
+    bool ours = borrow_is_stuck(b, pid); /* for another reason: it may be the same program */
+    if (!borrow_follow(b, &t))
+        return 0;
+    b->stuck[b->stuck_count++] = t;
+    while (!ours && borrow_is_stuck(b, pid) && clock_mono_ns() < deadline) {
+        nanosleep(&ts, NULL);
+        borrow_unstick(b);
+    }
+    return ours ? 0 : borrow_execed(b->plan, f);
 }
 
 /* Tries one thread: 1 it stands at a safe point, 0 another one must be found,
@@ -306,7 +362,6 @@ static int borrow_try(struct borrow *b, pid_t tid, struct mp_failure *f)
     tracee_init(&b->t, tid);
     if (tracee_open_mem(&b->t) == -ESRCH)
         return 0;
-    b->last_tid = tid;
     b->seize_ns = b->stop_ns = clock_mono_ns();
     int r = tracee_seize(&b->t, b->plan->suspend_seccomp);
     if (r == -EPERM)
@@ -314,17 +369,19 @@ static int borrow_try(struct borrow *b, pid_t tid, struct mp_failure *f)
     if (r < 0)
         return 0;
     if (!borrow_same_process(b->plan)) /* a bystander: never stopped, and free when this thread of ours ends */
-        return mp_fail(f, MP_E_TARGET_EXITED, 0, "process %d exited in the middle of the injection", (int)b->plan->facts.pid);
+        return borrow_exited(b->plan, f);
     bool same = borrow_same_thread(b->plan, tid);
     if (tracee_interrupt(&b->t) < 0)
-        return 0;
+        return borrow_lost(b, f);
     b->attempts++;
     r = borrow_await(b, &stop);
     if (r == -ETIMEDOUT) { /* uninterruptible, in vfork say; it can't be detached now */
         b->stuck[b->stuck_count] = b->t;
         b->stuck[b->stuck_count++].mem_fd = -1;
     }
-    if (r < 0 || stop.event == TRACEE_GONE)
+    if (r == 0 && stop.event == TRACEE_GONE)
+        return borrow_lost(b, f);
+    if (r < 0)
         return 0;
     if (stop.event == TRACEE_GROUP_STOP) {
         tracee_detach(&b->t, 0);
@@ -339,6 +396,7 @@ static int borrow_try(struct borrow *b, pid_t tid, struct mp_failure *f)
     }
     if (got == 0) {
         b->last = borrow_judge(b);
+        b->last_tid = tid;
         if (b->execed) {
             tracee_detach(&b->t, 0);
             return borrow_gone(b->plan, f);
@@ -427,12 +485,12 @@ static int borrow_failed(const struct borrow *b, size_t seen, unsigned deadline_
         return borrow_gone(b->plan, f);
     if (st.state == 'T') /* 't' may be our own doing: a thread that stopped at last */
         return mp_fail(f, MP_E_STOPPED, 0, "process %d is stopped by a signal", pid);
-    if (seen == 0 || b->attempts == 0)
+    if (seen == 0 || (!b->stuck_count && !b->last_tid))
         return mp_fail(f, MP_E_NO_THREAD, 0, "no thread of process %d could be stopped within %u ms; its first one is in state %c (proc(5))", pid,
                        deadline_ms, st.state);
     if (b->stuck_count || b->last.verdict == SAFEPOINT_OK)
-        return mp_fail(f, MP_E_NO_THREAD, 0, "thread %d of process %d did not stop within %u ms", (int)b->last_tid, pid,
-                       deadline_ms);
+        return mp_fail(f, MP_E_NO_THREAD, 0, "thread %d of process %d did not stop within %u ms",
+                       (int)(b->stuck_count ? b->stuck[0].tid : b->last_tid), pid, deadline_ms);
     return borrow_no_safe_point(b, deadline_ms, f);
 }
 

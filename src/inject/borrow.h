@@ -30,7 +30,7 @@ struct borrow {
     uint64_t attach_ns;
     uint64_t pause_ns_sum;
     struct safepoint_answer last; /* what stood in the way */
-    pid_t last_tid;
+    pid_t last_tid;      /* whose that is; 0: none was judged */
     bool caller_retries; /* as safepoint_caller_retries says of the thread */
     bool any_stack;      /* searched for BORROW_STACK_NS: what called the thread does not count any more */
     bool execed;         /* the program is not the one of the plan */

@@ -62,6 +62,12 @@ static int copy_any(pid_t tid, int pidfd, int fd)
     return again >= 0 ? again : got;
 }
 
+static bool is_noted(int fd, const struct mp_held *noted)
+{
+    struct stat st;
+    return !noted->ino || (fstat(fd, &st) == 0 && st.st_ino == noted->ino && st.st_dev == noted->dev);
+}
+
 /* A copy of the target's descriptor, CLOEXEC at birth. fd or -errno; -EPROTO when it
  * is not what the loader noted: the target's other threads run, and one may have
  * closed it and opened another file, which is not to be written into. What was noted
@@ -69,12 +75,10 @@ static int copy_any(pid_t tid, int pidfd, int fd)
  * FIFO or a terminal would make us wait, a device would take our bytes for orders. */
 static int copy(pid_t tid, int pidfd, int fd, const struct mp_held *noted, bool (*is)(int fd))
 {
-    struct stat st;
     int got = copy_any(tid, pidfd, fd);
     if (got < 0)
         return got;
-    bool same = !noted->ino || (fstat(got, &st) == 0 && st.st_ino == noted->ino && st.st_dev == noted->dev);
-    if (same && is(got))
+    if (is_noted(got, noted) && is(got))
         return got;
     close(got);
     return -EPROTO;
@@ -128,12 +132,14 @@ static bool is_pipe(int pinned)
     return fstat(pinned, &st) == 0 && S_ISFIFO(st.st_mode) && fstatfs(pinned, &fs) == 0 && fs.f_type == CHANNEL_PIPEFS;
 }
 
-static int open_pipe(pid_t tid, int fd, int flags)
+/* Any other pipe of the target's is somebody else's: what we read there would be missing to
+ * its reader. */
+static int open_pipe(pid_t tid, int fd, const struct mp_held *noted, int flags)
 {
     int pinned = pin(tid, fd);
     if (pinned < 0)
         return pinned;
-    if (!is_pipe(pinned)) {
+    if (!is_pipe(pinned) || !is_noted(pinned, noted)) {
         close(pinned);
         return -EPROTO;
     }
@@ -156,10 +162,10 @@ static bool is_memfd(int pinned)
 
 static int take_pipes(struct channel *ret, pid_t tid, const struct mp_boot *b)
 {
-    int in = open_pipe(tid, b->agent_out, O_RDONLY);
+    int in = open_pipe(tid, b->agent_out, &b->held[MP_HELD_OUT], O_RDONLY);
     if (in < 0)
         return in;
-    int out = open_pipe(tid, b->agent_fd, O_WRONLY);
+    int out = open_pipe(tid, b->agent_fd, &b->held[MP_HELD_IN], O_WRONLY);
     if (out < 0) {
         close(in);
         return out;
@@ -209,7 +215,7 @@ int channel_memfd(pid_t tid, int pidfd, const struct mp_boot *b)
     int pinned = pin(tid, b->memfd);
     if (pinned < 0)
         return pinned;
-    if (!is_memfd(pinned)) {
+    if (!is_memfd(pinned) || !is_noted(pinned, &b->held[MP_HELD_MEMFD])) {
         close(pinned);
         return -EPROTO;
     }

@@ -183,6 +183,12 @@ static int check_seccomp(const struct decide_facts *d, struct mp_failure *f)
         mp_fail_hint(f, "nothing can be injected into such a process");
         return r;
     }
+    if (d->seccomp == 2 && d->seccomp_differs) {
+        r = mp_fail(f, MP_E_SECCOMP, 0, "the threads of process %d are not all under the same seccomp filters: what one of them may "
+                    "do says nothing of the others", (int)d->pid);
+        mp_fail_hint(f, "the program can set its filters for all threads at once (SECCOMP_FILTER_FLAG_TSYNC)");
+        return r;
+    }
     if (d->seccomp != 2 || decide_may_suspend_seccomp(d))
         return 0;
     r = mp_fail(f, MP_E_SECCOMP, 0,

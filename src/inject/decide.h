@@ -31,6 +31,7 @@ struct decide_facts {
     pid_t tracer;        /* 0: none */
     char tracer_comm[64];
     int seccomp;         /* 0 none, 1 strict, 2 filter */
+    bool seccomp_differs; /* not all threads have the same mode and, from 5.9 on, number of filters */
     bool shadow_stack;
     char lsm[64];        /* security module's label; "" */
 

@@ -77,6 +77,7 @@ static void take_status(struct gather *g, const struct proc_status *s)
     if (s->tracer > 0)
         take_tracer(d, s->tracer);
     d->seccomp = s->seccomp;
+    g->seccomp_filters = s->seccomp_filters;
     d->shadow_stack = s->shadow_stack;
     g->ns_pid = s->ns_pid ? s->ns_pid : d->pid;
     g->threads = s->threads;
@@ -84,7 +85,8 @@ static void take_status(struct gather *g, const struct proc_status *s)
 }
 
 /* A thread may be traced alone, or be the one with the shadow stack: any of them
- * counts. Seccomp differs by thread too; the strictest is taken. */
+ * counts. Seccomp may differ by thread too: the strictest mode is taken, and modes and
+ * numbers of filters are compared. */
 static void gather_threads(struct gather *g)
 {
     pid_t *tids;
@@ -95,6 +97,7 @@ static void gather_threads(struct gather *g)
         struct proc_status s;
         if (proc_status_read(&s, g->facts.pid, tids[i]) < 0)
             continue;
+        g->facts.seccomp_differs |= s.seccomp != g->facts.seccomp || s.seccomp_filters != g->seccomp_filters;
         if (s.seccomp == 1 || (s.seccomp == 2 && g->facts.seccomp == 0))
             g->facts.seccomp = s.seccomp;
         g->facts.shadow_stack |= s.shadow_stack;
@@ -148,13 +151,19 @@ void gather_process(struct gather *g, pid_t pid)
     struct decide_facts *d = &g->facts;
     struct proc_stat stat;
     struct proc_status status;
+    int r;
     *g = (struct gather){.facts.pid = pid};
     gather_self(d);
-    if (proc_stat_read(&stat, d->pid, 0) < 0 || proc_status_read(&status, d->pid, 0) < 0) {
+    r = proc_stat_read(&stat, d->pid, 0);
+    if (r == 0)
+        r = proc_status_read(&status, d->pid, 0);
+    d->exists = r == 0 || r == -ENOMEM;
+    if (r == -ENOMEM) /* ours is short, which says nothing of the process */
+        d->read_error = r;
+    else if (r < 0)
         d->hidden = kill(d->pid, 0) < 0 && errno == EPERM;
+    if (r < 0)
         return;
-    }
-    d->exists = true;
     d->state = stat.state;
     d->kernel_thread = (stat.flags & PROC_PF_KTHREAD) != 0;
     g->starttime = stat.starttime;

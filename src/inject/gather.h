@@ -13,6 +13,7 @@ struct gather {
     uint64_t starttime;        /* 0 when the process is not there */
     pid_t ns_pid;              /* in its innermost pid namespace */
     unsigned threads;
+    unsigned seccomp_filters; /* of the first thread */
     uint64_t rss_bytes;
     pid_t live;                /* a thread that has memory; negative: none has */
 };

@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "control.h"
 
+struct maps;
 struct inject_plan; /* everything that can be known before the target is touched */
 
 /* Finds out all that injecting into pid needs, without stopping or changing it:
@@ -40,12 +41,12 @@ const struct inject_facts *inject_plan_facts(const struct inject_plan *p);
 struct inject_result {
     int fd;              /* the launcher's end of the channel, to be read; non-blocking, CLOEXEC; caller closes */
     int out;             /* to be written: fd itself (a socket), or a pipe that the caller closes too */
-    uint64_t pause_ns;   /* from the moment the thread is seen stopped to its release: the target's pause;
-                            session.c adds that of inject_standstill */
+    uint64_t pause_ns;   /* of the stop in which the region was made, from the moment the thread is seen stopped to
+                            its release; cmd_session.c adds those of inject_standstill to all three */
     uint64_t attach_ns;  /* from PTRACE_SEIZE to release: upper bound of the pause */
     uint64_t total_ns;   /* from the start of inject_run to the loader's rendezvous */
-    unsigned attempts;   /* stops made before a safe point was found; each is in pause_ns_sum */
-    uint64_t pause_ns_sum;
+    unsigned attempts;   /* stops of a thread until one was found at a safe point, that one included */
+    uint64_t pause_ns_sum; /* of all of them; those before looked at the thread and let it go */
     pid_t thread;        /* the thread that was borrowed */
     uint64_t region_base; /* where the boot region lies in the target */
 };
@@ -74,6 +75,10 @@ int inject_find_agent(pid_t pid, struct inject_agent *ret, struct mp_failure *f)
  * be looked for. */
 int inject_find_other(pid_t pid, int32_t agent_tid, struct inject_agent *ret);
 
+/* Whether the mappings m of pid, of which live is a thread, hold an agent that is being
+ * loaded, or lives and has not left the interpreter yet: one that may take a thunk. */
+bool inject_agent_at_work(pid_t pid, pid_t live, const struct maps *m);
+
 /* Whether the session with this region and this agent's thread has gone from pid, agent,
  * thread and region, whatever else of ours is there. */
 bool inject_session_gone(pid_t pid, uint64_t region_base, int32_t agent_tid);
@@ -93,9 +98,10 @@ bool inject_hurry(pid_t pid, const struct inject_agent *a, uint64_t *next_ns);
 /* Where the agent asks for it (struct mp_control, standstill: CPython 3.6 without a GIL), stops
  * the thread that runs Python for as long as one is made; the thread is found at a safe point
  * within 100 ms, or not this time: to be called again. p: the plan of this injection. asked_ns:
- * CLOCK_MONOTONIC at the first call. Returns the pause in ns, all stops together; 0 where nothing
- * was asked for, or nothing stopped. */
-uint64_t inject_standstill(const struct inject_plan *p, const struct inject_agent *a, uint64_t asked_ns, FILE *log);
+ * CLOCK_MONOTONIC at the first call. Returns the pause in ns, all stops together, and adds their
+ * number to *stops; 0 where nothing was asked for, or nothing stopped. */
+uint64_t inject_standstill(const struct inject_plan *p, const struct inject_agent *a, uint64_t asked_ns, FILE *log,
+                           unsigned *stops);
 
 /* Tells an agent in state GONE or RESIDUE that its account has been read. 0, also when
  * it has left meanwhile; -MP_E_EPERM when the target's memory can't be written. */

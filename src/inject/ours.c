@@ -11,6 +11,7 @@
 
 #include "boot.h"
 #include "target/mem.h"
+#include "thunk_page.h"
 
 enum {
     PAGES_LOOKED_AT = 1024,      /* per anonymous executable mapping (a JIT may have gigabytes) */
@@ -38,10 +39,10 @@ static bool may_hold_region(const struct maps_entry *e)
 /* The data page of a thunk follows its code page: they are one mapping made in two. */
 static bool is_thunk(pid_t pid, const struct maps_entry *code, const struct maps_entry *data)
 {
-    char head[sizeof(OURS_THUNK_MAGIC) - 1];
+    char head[sizeof(THUNK_MAGIC) - 1];
     return !code->inode && code->exec && !code->write && !data->inode && data->write && !data->exec &&
            code->hi == data->lo && mem_read(pid, data->lo, head, sizeof(head)) == 0 &&
-           !memcmp(head, OURS_THUNK_MAGIC, sizeof(head));
+           !memcmp(head, THUNK_MAGIC, sizeof(head));
 }
 
 static void find_thunks(struct ours *ret, pid_t pid, const struct maps *m)

@@ -18,14 +18,13 @@
 struct ours {
     raddr_t region[OURS_REGIONS_MAX]; /* boot regions found by MP_REGION_MAGIC, MP_REGION_SIZE each */
     size_t region_count;
-    raddr_t thunk[OURS_THUNKS_MAX]; /* code pages whose data page begins with OURS_THUNK_MAGIC */
+    raddr_t thunk[OURS_THUNKS_MAX]; /* code pages whose data page begins with THUNK_MAGIC */
     size_t thunk_count;
     raddr_t armed[OURS_REGIONS_MAX]; /* armed pages, as the regions' boot blocks have them */
     size_t armed_count;
     struct mp_held held[OURS_REGIONS_MAX * MP_HELD_COUNT]; /* their descriptors */
     size_t held_count;
 };
-#define OURS_THUNK_MAGIC "MPTHUNK\1"
 
 /* Looks for boot regions (MP_REGION_MAGIC at a page of an anonymous executable
  * mapping) and thunks. Marks, not names: before 5.17, or without

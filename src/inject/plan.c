@@ -137,7 +137,7 @@ static int fill_agent(struct mp_boot *b, struct mp_failure *f)
     struct elf *e;
     int r = elf_open_image(&e, inject_agent_image, (size_t)(inject_agent_image_end - inject_agent_image));
     if (r < 0)
-        return mp_fail(f, MP_E_INTERNAL, -r, "the agent inside this mempulse is no ELF file");
+        return mp_fail(f, MP_E_INTERNAL, -r, "the agent inside this mempulse can't be read as ELF: %s", strerror(-r));
     b->agent_entry_off = elf_addr(e, "mp_agent_main");
     elf_free(e);
     if (!b->agent_entry_off)

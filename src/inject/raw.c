@@ -18,6 +18,7 @@
 #include "target/proc.h"
 
 #define RAW_STOP_NS 2000000000ull /* from one of its stops to the next */
+#define RAW_UNSTICK_NS 50000      /* between two looks at threads that have yet to stop */
 #define RAW_STOPS_MAX 4096        /* a few dozen are its own; the target can change the loader's code, and send signals */
 #define RAW_AFFINITY_THREADS 64   /* threads whose CPUs are joined */
 
@@ -25,6 +26,7 @@ struct raw {
     const struct inject_plan *plan;
     FILE *log;
     struct tracee t;
+    struct borrow *borrow; /* of the thread that made this one */
     struct mp_boot boot; /* as read at the rendezvous */
     struct channel channel;
 };
@@ -62,9 +64,16 @@ static bool raw_at_rendezvous(struct raw *r)
     return tracee_get_regs(&r->t, &regs) == 0 && regs.orig_rax == SYS_getpid && regs.rdi == MP_RENDEZVOUS_ARG;
 }
 
+/* Threads of the target that were asked to stop and do so only now must not wait for ours. */
 static int raw_next(struct raw *r, struct tracee_stop *ret_stop, struct mp_failure *f)
 {
-    int ret = tracee_wait(&r->t, clock_mono_ns() + RAW_STOP_NS, ret_stop);
+    uint64_t end = clock_mono_ns() + RAW_STOP_NS;
+    int ret;
+    do {
+        uint64_t step = r->borrow->stuck_count ? clock_mono_ns() + RAW_UNSTICK_NS : end;
+        ret = tracee_wait(&r->t, step < end ? step : end, ret_stop);
+        borrow_unstick(r->borrow);
+    } while (ret == -ETIMEDOUT && clock_mono_ns() < end);
     if (ret < 0)
         return mp_fail(f, MP_E_INJECT, -ret, "the loader's thread %d does not move", (int)r->t.tid);
     if (ret_stop->event == TRACEE_GONE)
@@ -184,10 +193,9 @@ static void raw_detach(struct raw *r)
         tracee_detach(&r->t, stop.event == TRACEE_SIGNAL ? stop.sig : 0);
 }
 
-int raw_attend(const struct inject_plan *p, pid_t tid, raddr_t region_base, FILE *log, struct channel *ret_channel,
-               struct mp_failure *f)
+int raw_attend(struct borrow *b, pid_t tid, raddr_t region_base, struct channel *ret_channel, struct mp_failure *f)
 {
-    struct raw r = {.plan = p, .log = log, .channel = {-1, -1}};
+    struct raw r = {.plan = b->plan, .log = b->log, .borrow = b, .channel = {-1, -1}};
     tracee_init(&r.t, tid);
     r.t.seized = true;
     int ret = raw_to_rendezvous(&r, f);

@@ -2,15 +2,13 @@
 #include "inject/safepoint.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <sys/syscall.h>
 
 #include "target/remote.h"
 
 #define SAFEPOINT_CS64 0x33u /* __USER_CS, arch/x86/include/asm/segment.h */
 
-#ifndef SYS_epoll_pwait2
-#define SYS_epoll_pwait2 441
-#endif
 #ifndef SYS_futex_waitv
 #define SYS_futex_waitv 449
 #endif
@@ -43,6 +41,7 @@ static const struct safepoint_call {
     {SYS_recvmmsg, "recvmmsg", false},
     {SYS_sendto, "sendto", false},
     {SYS_sendmsg, "sendmsg", false},
+    {SYS_sendmmsg, "sendmmsg", false},
     {SYS_wait4, "wait4", false},
     {SYS_waitid, "waitid", false},
     {SYS_futex, "futex", false},
@@ -61,6 +60,8 @@ static const struct safepoint_call {
     {SYS_semtimedop, "semtimedop", true},
     {SYS_rt_sigtimedwait, "rt_sigtimedwait", true},
     {SYS_io_getevents, "io_getevents", true},
+    {SYS_io_pgetevents, "io_pgetevents", true},
+    {SYS_io_uring_enter, "io_uring_enter", true},
 };
 
 static const struct safepoint_call *safepoint_call(long nr)
@@ -181,6 +182,12 @@ bool safepoint_has_room(const struct maps *m, raddr_t sp, size_t room)
     return e && e->write && e->read && sp - e->lo >= room;
 }
 
+bool safepoint_own_stack(const struct maps *m, raddr_t sp, raddr_t tcb)
+{
+    const struct maps_entry *e = maps_at(m, sp - 1);
+    return e && ((e->name && !strcmp(e->name, "[stack]")) || (tcb >= sp && tcb < e->hi));
+}
+
 int safepoint_rank(const struct proc_syscall *sc, char state)
 {
     if (state != 'R' && state != 'S')
@@ -202,6 +209,7 @@ void safepoint_describe(const struct safepoint_answer *a, char *ret_buf, size_t 
         [SAFEPOINT_STACK] = "called from %s",
         [SAFEPOINT_LINKER] = "while libraries were being loaded",
         [SAFEPOINT_BUSY] = "computing, and malloc without locks (MALLOC_ARENA_MAX=1) needs it to wait",
+        [SAFEPOINT_FOREIGN] = "on a stack that is not the thread's own (a coroutine's, or a signal handler's)",
         [SAFEPOINT_ROOM] = "on a stack without room for a signal frame",
         [SAFEPOINT_MODE] = "running 32-bit code",
     };

@@ -26,6 +26,7 @@ enum safepoint_verdict {
     SAFEPOINT_STACK,  /* a caller of its is in ld.so or an allocator */
     SAFEPOINT_LINKER, /* ld.so is changing the list of modules */
     SAFEPOINT_BUSY,   /* must wait in the kernel for this process, and does not */
+    SAFEPOINT_FOREIGN, /* on a stack that is not its own */
     SAFEPOINT_ROOM,   /* its stack has no room for a signal frame */
     SAFEPOINT_MODE    /* runs 32-bit code */
 };
@@ -63,6 +64,11 @@ bool safepoint_is_return(const unsigned char bytes[7]);
 
 /* Whether the stack at sp lies in one writable mapping with room bytes below. */
 bool safepoint_has_room(const struct maps *m, raddr_t sp, size_t room);
+
+/* Whether that is the thread's own stack, below whose red zone nothing lives: the
+ * process's first one, or the mapping in which glibc keeps its TCB, above sp (nptl,
+ * allocate_stack). The stack of a coroutine may have other data right below. */
+bool safepoint_own_stack(const struct maps *m, raddr_t sp, raddr_t tcb);
 
 /* How good a thread looks from outside: the lower, the better. */
 #define SAFEPOINT_PARKED 0   /* waits in a call that the kernel restarts by itself */

@@ -29,6 +29,7 @@ struct standstill {
     int32_t agent_tid;
     uint64_t asked_ns;
     uint64_t pause_ns;
+    unsigned stops;
     FILE *log;
 };
 
@@ -138,10 +139,12 @@ static void stand(void *arg)
         (void)borrow_return(&b);
     (void)agent_nice(agent, nice);
     s->pause_ns = b.pause_ns_sum;
+    s->stops = b.attempts;
     borrow_release(&b);
 }
 
-uint64_t inject_standstill(const struct inject_plan *p, const struct inject_agent *a, uint64_t asked_ns, FILE *log)
+uint64_t inject_standstill(const struct inject_plan *p, const struct inject_agent *a, uint64_t asked_ns, FILE *log,
+                           unsigned *stops)
 {
     struct standstill s = {.plan = *p, .control = a->control_addr, .agent_tid = a->control.agent_tid,
                            .asked_ns = asked_ns, .log = log};
@@ -156,5 +159,6 @@ uint64_t inject_standstill(const struct inject_plan *p, const struct inject_agen
     if (log)
         fprintf(log, "inject: thread %d stood %llu us for a GIL to be made\n", (int)p->facts.pid,
                 (unsigned long long)s.pause_ns / 1000);
+    *stops += s.stops;
     return s.pause_ns;
 }

@@ -6,7 +6,8 @@
  *              waits inside it
  *   a thunk    its magic; inert and empty by its own account; no word of the
  *              target's writable memory points into it
- * What can't be judged stays: an inert page costs nothing, a wrong munmap all. */
+ * What can't be judged stays: an inert page costs nothing, a wrong munmap all. And it is
+ * looked up again when the thread stands: the target did not wait for us until then. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,10 +15,12 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/fault.h"
 #include "inject/borrow.h"
 #include "inject/ours.h"
 #include "target/mem.h"
 #include "target/proc.h"
+#include "thunk_page.h"
 
 #define SWEEP_MAX 32                  /* mappings in one sweep */
 #define SWEEP_LOOKS 3                 /* at the threads, SWEEP_LOOK_NS apart */
@@ -27,24 +30,19 @@
 #define SWEEP_STACKS 1024             /* stacks whose dead part is known and not searched */
 #define SWEEP_CALL_NS 1000000000ull
 #define SWEEP_BORROW_MS 2000
-
-/* The writable page of a thunk (payload/agent/thunk.h), as far as it matters here. */
-struct sweep_thunk {
-    char magic[8];
-    uint64_t enter, exit, orig, inflight, gen, trace;
-    uint32_t quiet_tid, flags;
-    uint64_t quiet_sp, quiet_count, tid_offset;
-    uint64_t entry, trace_entry; /* the only addresses that anyone was given */
-    int32_t owner_pid;
-    uint32_t reserved;
-};
+#define SWEEP_ALL_BLOCKED 0xfffffffffffbfeffull /* all that can be: not SIGKILL, not SIGSTOP */
+#define SWEEP_LIBC_SIGNALS (3ull << 31) /* which the loader does not block (SIGCANCEL, SIGSETXID) */
 
 struct sweep_range {
     raddr_t lo, hi;
     const char *what;
-    raddr_t entry[2]; /* of a thunk; 0: any word that points into the range counts */
+    bool is_thunk;
     bool unused; /* a region in which nothing has run: nothing that points into it can be followed */
     bool in_use;
+    union { /* as it was found */
+        struct thunk thunk;
+        struct mp_boot boot;
+    } was;
 };
 
 struct sweep {
@@ -57,13 +55,25 @@ struct sweep {
     size_t sp_count;
 };
 
-/* The new range, NULL when there is no room for it. */
-static struct sweep_range *sweep_add(struct sweep *s, raddr_t lo, raddr_t hi, const char *what)
+/* Where a range keeps its account of itself, and how long that is. */
+static raddr_t sweep_account_at(const struct sweep_range *r)
+{
+    return r->lo + (r->is_thunk ? MP_PAGE : MP_BOOT_OFF);
+}
+
+static size_t sweep_account_size(const struct sweep_range *r)
+{
+    return r->is_thunk ? sizeof r->was.thunk : sizeof r->was.boot;
+}
+
+/* Reads a range's account. The next free range, to be kept by raising the count, or NULL. */
+static struct sweep_range *sweep_read(struct sweep *s, raddr_t lo, size_t len, bool is_thunk)
 {
     if (s->count == SWEEP_MAX)
         return NULL;
-    s->range[s->count] = (struct sweep_range){.lo = lo, .hi = hi, .what = what};
-    return &s->range[s->count++];
+    struct sweep_range *r = &s->range[s->count];
+    *r = (struct sweep_range){.lo = lo, .hi = lo + len, .what = is_thunk ? "thunk" : "boot region", .is_thunk = is_thunk};
+    return mem_read(s->live, sweep_account_at(r), &r->was, sweep_account_size(r)) == 0 ? r : NULL;
 }
 
 static bool sweep_agent_mapped(const struct sweep *s)
@@ -96,33 +106,27 @@ static bool sweep_unused(const struct sweep *s, raddr_t lo, raddr_t hi)
 static void sweep_find_regions(struct sweep *s, const struct ours *o)
 {
     for (size_t i = 0; i < o->region_count; i++) {
-        struct mp_boot b;
-        if (mem_read(s->live, o->region[i] + MP_BOOT_OFF, &b, sizeof b) < 0)
+        struct sweep_range *r = sweep_read(s, o->region[i], MP_REGION_SIZE, false);
+        if (!r)
             continue;
+        const struct mp_boot *b = &r->was.boot;
         /* One without a boot block was never written: its launcher died at once. */
-        if (b.magic && (b.magic != MP_BOOT_MAGIC || b.region_base != o->region[i]))
+        if (b->magic && (b->magic != MP_BOOT_MAGIC || b->region_base != r->lo))
             continue;
-        if (sweep_tid_lives(s, b.raw_tid) || sweep_tid_lives(s, b.worker_tid))
+        if (sweep_tid_lives(s, b->raw_tid) || sweep_tid_lives(s, b->worker_tid))
             continue;
-        struct sweep_range *r = sweep_add(s, o->region[i], o->region[i] + MP_REGION_SIZE, "boot region");
-        if (r)
-            r->unused = sweep_unused(s, r->lo, r->hi);
+        r->unused = sweep_unused(s, r->lo, r->hi);
+        s->count++;
     }
 }
 
 static void sweep_find_thunks(struct sweep *s, const struct ours *o)
 {
     for (size_t i = 0; i < o->thunk_count; i++) {
-        struct sweep_thunk t;
-        if (mem_read(s->live, o->thunk[i] + MP_PAGE, &t, sizeof t) < 0)
-            continue;
-        if (t.enter || t.exit || t.trace || t.inflight)
-            continue;
-        struct sweep_range *r = sweep_add(s, o->thunk[i], o->thunk[i] + OURS_THUNK_SIZE, "thunk");
-        if (r) {
-            r->entry[0] = t.entry;
-            r->entry[1] = t.trace_entry;
-        }
+        struct sweep_range *r = sweep_read(s, o->thunk[i], OURS_THUNK_SIZE, true);
+        const struct thunk *t = r ? &r->was.thunk : NULL;
+        if (t && !t->enter && !t->exit && !t->trace && !t->inflight)
+            s->count++;
     }
 }
 
@@ -134,10 +138,26 @@ static struct sweep_range *sweep_at(struct sweep *s, raddr_t at)
     return NULL;
 }
 
+/* Where a running thread is isn't told. One of ours blocks every signal, from its first moment
+ * on; so does a thread of libc's that begins or ends, but not for long. And while somebody
+ * traces one, it may be for the sake of a region that is unused so far. */
+static void sweep_mark_unseen(struct sweep *s, pid_t tid, bool running)
+{
+    struct proc_status st;
+    if (proc_status_read(&st, s->pid, tid) < 0)
+        return;
+    bool may_be_ours = running && (st.sig_blocked | SWEEP_LIBC_SIGNALS) == SWEEP_ALL_BLOCKED;
+    for (size_t i = 0; i < s->count; i++)
+        s->range[i].in_use |= (may_be_ours && !s->range[i].is_thunk) || (st.tracer > 0 && s->range[i].unused);
+}
+
 /* Marks ranges in which a thread waits or has its stack. A reaper sleeps nearly
  * all of its short life, so a few looks find it. */
 static void sweep_mark_threads(struct sweep *s)
 {
+    bool unused = false;
+    for (size_t i = 0; i < s->count; i++)
+        unused |= s->range[i].unused;
     pid_t *tids;
     size_t n;
     if (proc_tasks(s->pid, &tids, &n) < 0)
@@ -145,7 +165,11 @@ static void sweep_mark_threads(struct sweep *s)
     s->sp_count = 0;
     for (size_t i = 0; i < n; i++) {
         struct proc_syscall sc;
-        if (proc_syscall_read(&sc, s->pid, tids[i]) < 0 || sc.running)
+        if (proc_syscall_read(&sc, s->pid, tids[i]) < 0)
+            continue;
+        if (sc.running || unused)
+            sweep_mark_unseen(s, tids[i], sc.running);
+        if (sc.running)
             continue;
         if (s->sp_count < SWEEP_STACKS)
             s->sp[s->sp_count++] = sc.sp;
@@ -167,9 +191,9 @@ static void sweep_mark_threads(struct sweep *s)
  * before anything ran in it is still in the registers that the kernel saved. */
 static bool sweep_counts(const struct sweep_range *r, raddr_t word, bool stack)
 {
-    if (r->unused || (stack && r->entry[0]))
-        return false;
-    return !r->entry[0] || word == r->entry[0] || word == r->entry[1];
+    if (!r->is_thunk)
+        return !r->unused;
+    return !stack && (word == r->was.thunk.entry || word == r->was.thunk.trace_entry);
 }
 
 /* Marks ranges that a word of len bytes at buf points into. */
@@ -258,12 +282,60 @@ static size_t sweep_find(struct sweep *s)
     return s->count = kept;
 }
 
+/* Whether a range is what it was when it was found: mapped as then, and its account of
+ * itself the same, in which any use leaves a trace. */
+static bool sweep_as_found(const struct sweep *s, const struct sweep_range *r, const struct maps *now)
+{
+    struct sweep_range read = *r;
+    const struct maps_entry *was = maps_at(&s->maps, r->lo), *is = maps_at(now, r->lo);
+    return was && is && was->lo == is->lo && was->hi == is->hi && was->write == is->write && was->exec == is->exec &&
+           mem_read(s->live, sweep_account_at(r), &read.was, sweep_account_size(r)) == 0 &&
+           !memcmp(&read.was, &r->was, sweep_account_size(r));
+}
+
+static int sweep_claim(const struct sweep *s, struct sweep_range *r, uint32_t claimed)
+{
+    if (!r->is_thunk)
+        return 0;
+    r->was.thunk.claimed = claimed;
+    return mem_write(s->live, sweep_account_at(r) + offsetof(struct thunk, claimed), &claimed, sizeof claimed);
+}
+
+/* Looks once more, since what was found idle may be in use again: an agent takes an idle
+ * thunk for its own, and one whose launcher sees /proc through another mount is not kept
+ * away by our lock. A thunk is claimed first: an agent that is not mapped by then finds the
+ * claim (thunk_page.h). */
+static void sweep_look_again(struct sweep *s)
+{
+    struct maps before = {0}, now = {0};
+    bool known = maps_read(&before, s->live) == 0;
+    for (size_t i = 0; i < s->count; i++) {
+        struct sweep_range *r = &s->range[i];
+        r->in_use = !known || !sweep_as_found(s, r, &before) || sweep_claim(s, r, 1) < 0;
+    }
+    known = known && maps_read(&now, s->live) == 0 && !inject_agent_at_work(s->pid, s->live, &now);
+    for (size_t i = 0; i < s->count; i++) {
+        struct sweep_range *r = &s->range[i];
+        if (r->in_use || (known && sweep_as_found(s, r, &now)))
+            continue;
+        r->in_use = true;
+        if (sweep_as_found(s, r, &now))
+            (void)!sweep_claim(s, r, 0);
+    }
+    maps_release(&before);
+    maps_release(&now);
+}
+
 /* The unmapping itself, on a thread that stands. A count or -errno. */
 static int sweep_unmap(struct sweep *s, struct borrow *b)
 {
     int removed = 0, ret = remote_begin(&b->remote);
+    if (ret == 0)
+        sweep_look_again(s);
     for (size_t i = 0; ret == 0 && i < s->count; i++) {
         const uint64_t a[6] = {s->range[i].lo, s->range[i].hi - s->range[i].lo};
+        if (s->range[i].in_use)
+            continue;
         long value = 0;
         ret = remote_call(&b->remote, SYS_munmap, a, clock_mono_ns() + SWEEP_CALL_NS, &value);
         if (ret == 0)
@@ -287,6 +359,7 @@ static void sweep_job(void *arg)
     struct sweep_job *j = arg;
     struct borrow b = {.plan = j->plan, .log = j->s->log};
     tracee_init(&b.t, 0);
+    (void)FAULT_POINT("sweep", 0);
     j->ret = borrow_thread(&b, SWEEP_BORROW_MS, j->f);
     if (j->ret == 0) {
         j->ret = sweep_unmap(j->s, &b);
@@ -337,7 +410,7 @@ int inject_idle_thunks(pid_t pid)
     if (!sweep_look(pid, &o, &live, &inner))
         return 0;
     for (size_t i = 0; i < o.thunk_count; i++) {
-        struct sweep_thunk t;
+        struct thunk t;
         if (mem_read(live, o.thunk[i] + MP_PAGE, &t, sizeof t) == 0)
             n += !t.enter && !t.exit && !t.trace && (!t.inflight || t.owner_pid != inner);
     }

@@ -27,8 +27,9 @@ struct render_meta {
     unsigned threads;
     uint64_t rss_bytes;
     uint64_t page_size;
-    uint64_t pause_ns;       /* longest pause of the injection */
-    unsigned attempts;
+    uint64_t pause_ns;       /* of the stop in which it was injected */
+    uint64_t pause_sum_ns;   /* of all stops of the injection, */
+    unsigned attempts;       /* so many */
     struct mp_options options;
     struct mp_selftest selftest;
     struct mp_slots slots;   /* before */
@@ -40,6 +41,7 @@ struct render_end {
     const char *reason;      /* "duration", "signal", "count", "target_exited", "stdout_closed", "detached", "agent", ... */
 #define RENDER_END_CUT "descriptors_closed" /* as reason: the target closed what the session talks over */
     bool clean;
+    bool unseen;             /* not clean for want of a look: residue_text says what stood in its way */
     uint64_t records, lost;
     bool tail_missing;       /* it ended without a goodbye: what was in the rings then is not in, and not counted */
     uint64_t hook_ns;        /* time in hooks and probes */
@@ -48,7 +50,8 @@ struct render_end {
     uint32_t max_overhead_ppm; /* --max-overhead; 0: off */
     uint32_t depth;            /* --depth */
     struct mp_account account; /* the governor's */
-    uint64_t pause_ns;       /* longest single pause in the session, attach and detach */
+    uint64_t pause_ns, pause_sum_ns; /* as in struct render_meta; there is no stop at the detach */
+    unsigned attempts;
     uint64_t wall_ns;
     uint32_t residue;        /* MP_RESIDUE_* */
     const char *residue_text; /* lines; sanitised by the renderer; "" or NULL when clean */
@@ -81,7 +84,7 @@ int render_ranking(FILE *out, const struct model *m, bool color, unsigned width)
  * visit of a line did not measure is -1, which is the original's own word for it. */
 int render_mempulse(FILE *out, const struct model *m) MP_MUST_CHECK;
 
-/* "detached from PID: N records, M lost, hook cost X% (C% of a CPU), paused Y us; nothing
+/* "detached from PID: N records, M lost, hook cost X% (C% of a CPU), <render_pause>; nothing
  * left behind". The cost is as render_cost tells it. What the governor gave up stands
  * behind, and that the end of the stream is missing, where it is. */
 int render_verdict(FILE *out, pid_t pid, const struct render_end *end) MP_MUST_CHECK;
@@ -100,6 +103,9 @@ double render_overhead_pct(uint64_t hook_ns, uint64_t work_ns);
 char *render_cost(char *buf, size_t len, uint64_t hook_ns, uint64_t work_ns, double cost_pct);
 /* "2%", "0.0078%": three digits. buf of at least 24 bytes. Returns buf. */
 char *render_ppm(char *buf, size_t len, uint64_t ppm);
+/* "paused 184 us"; after more than one stop "paused 184 us (3 stops, 1404 us in all)". buf of
+ * at least 96 bytes. Returns buf. */
+char *render_pause(char *buf, size_t len, uint64_t pause_ns, uint64_t sum_ns, unsigned stops);
 /* "depth 1 of 3, 1 call in 8": what is in force, as far as it is less than asked for.
  * g may be foreign in every word. Returns buf, 128 bytes hold all. */
 #define RENDER_WORDS 256

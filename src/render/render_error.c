@@ -9,7 +9,7 @@ int render_error_json(FILE *out, pid_t pid, const struct mp_failure *f)
 
     jline_begin(&j, "error");
     jline_text(&j, "code", mp_err_name(f->code));
-    jline_int(&j, "exit", mp_err_exit_code(f->code));
+    jline_int(&j, "exit", mp_failure_exit_code(f));
     if (f->sys_errno)
         jline_int(&j, "errno", f->sys_errno);
     if (pid > 0)

@@ -64,3 +64,12 @@ char *render_duration(char *buf, size_t len, uint64_t ns)
         snprintf(buf, len, v < 9.995 ? "%.2f %s" : v < 99.95 ? "%.1f %s" : "%.0f %s", v, units[u]);
     return buf;
 }
+
+char *render_pause(char *buf, size_t len, uint64_t pause_ns, uint64_t sum_ns, unsigned stops)
+{
+    int n = snprintf(buf, len, "paused %" PRIu64 " us", (pause_ns + 500) / 1000);
+
+    if (stops > 1 && n > 0 && (size_t)n < len)
+        snprintf(buf + n, len - (size_t)n, " (%u stops, %" PRIu64 " us in all)", stops, (sum_ns + 500) / 1000);
+    return buf;
+}

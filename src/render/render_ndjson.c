@@ -161,6 +161,7 @@ static int ndjson_begin(struct render *r, const struct render_meta *meta)
     jline_uint(&j, "rss_bytes", meta->rss_bytes);
     jline_uint(&j, "page_bytes", r->page_size);
     jline_uint(&j, "pause_ns", meta->pause_ns);
+    jline_uint(&j, "pause_sum_ns", meta->pause_sum_ns);
     jline_uint(&j, "attempts", meta->attempts);
     add_options(&j, &meta->options);
     add_selftest(&j, &meta->selftest);
@@ -648,6 +649,7 @@ static int put_end(struct render *r, const struct model *m, const struct render_
     if (end->max_overhead_ppm)
         add_governor(&j, end);
     jline_uint(&j, "pause_ns", end->pause_ns);
+    jline_uint(&j, "pause_sum_ns", end->pause_sum_ns);
     jline_uint(&j, "wall_ns", end->wall_ns);
     add_residue(&j, end);
     add_left(&j, end->residue_text);

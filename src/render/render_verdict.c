@@ -50,6 +50,7 @@ int render_verdict(FILE *out, pid_t pid, const struct render_end *end)
 {
     struct io io = {.file = out};
     bool gone = verdict_target_gone(end);
+    char pause[96];
 
     if (end->reason && !strcmp(end->reason, RENDER_END_CUT))
         io_printf(&io, "process %d closed or replaced the session's descriptors, so the agent left: ", (int)pid);
@@ -59,13 +60,13 @@ int render_verdict(FILE *out, pid_t pid, const struct render_end *end)
         io_printf(&io, "process %d %s: ", (int)pid, strcmp(end->reason, "target_exited") ? "ran exec" : "ended");
     io_printf(&io, "%" PRIu64 " record%s, %" PRIu64 " lost, ", end->records, end->records == 1 ? "" : "s", end->lost);
     verdict_cost(&io, end);
-    io_printf(&io, ", paused %" PRIu64 " us; ", (end->pause_ns + 500) / 1000);
+    io_printf(&io, ", %s; ", render_pause(pause, sizeof(pause), end->pause_ns, end->pause_sum_ns, end->attempts));
     if (end->tail_missing)
         io_puts(&io, "what it did in its last moments (up to 0.1 s) is not in; ");
     if (end->clean)
         io_puts(&io, "nothing left behind\n");
     else
-        io_puts(&io, "LEFT BEHIND:\n");
+        io_puts(&io, end->unseen ? "what is LEFT BEHIND could not be looked at:\n" : "LEFT BEHIND:\n");
     if (!end->clean)
         verdict_residue(&io, end);
     return io.err;

@@ -51,21 +51,27 @@ int lock_try(int fd)
  * waiting one has an arrow behind its number. Holders have an inode of their own, so
  * that the device need not be compared (its numbers differ from stat's on some file
  * systems), only the kind. */
+pid_t lock_holder_parse(char *text, uint64_t inode)
+{
+    char *line, *next = text;
+    while ((line = strsep(&next, "\n"))) {
+        int pid;
+        uint64_t of;
+        if (sscanf(line, "%*d: FLOCK %*s %*s %d %*x:%*x:%" SCNu64, &pid, &of) == 2 && of == inode && pid > 0)
+            return (pid_t)pid;
+    }
+    return 0;
+}
+
 pid_t lock_holder(int fd)
 {
     struct stat st;
-    char *text, *line, *next;
+    char *text;
     size_t len;
-    pid_t found = 0;
+    pid_t found;
     if (fstat(fd, &st) < 0 || proc_read_path("/proc/locks", &text, &len) < 0)
         return 0;
-    next = text;
-    while (!found && (line = strsep(&next, "\n"))) {
-        int pid;
-        uint64_t inode;
-        if (sscanf(line, "%*d: FLOCK %*s %*s %d %*x:%*x:%" SCNu64, &pid, &inode) == 2 && inode == st.st_ino && pid > 0)
-            found = (pid_t)pid;
-    }
+    found = lock_holder_parse(text, st.st_ino);
     free(text);
     return found;
 }

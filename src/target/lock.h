@@ -11,6 +11,8 @@
 
 #include <sys/types.h>
 
+#include <stdint.h>
+
 #include "base/err.h"
 
 /* The file that is locked, of the process that pid (or any of its threads' ids) is of;
@@ -23,5 +25,8 @@ int lock_try(int fd) MP_MUST_CHECK;
 /* The process that has the lock (/proc/locks), as our pid namespace numbers it; 0
  * when that can't be told. */
 pid_t lock_holder(int fd);
+
+/* The same of the text of /proc/locks, which is cut into lines. */
+pid_t lock_holder_parse(char *text, uint64_t inode);
 
 #endif

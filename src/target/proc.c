@@ -9,6 +9,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -173,16 +174,30 @@ int proc_stat_parse(struct proc_stat *ret, const char *text, size_t len)
     return 0;
 }
 
+/* Without malloc: this is what tells a process that lives from one that is gone, and no want
+ * of memory may be taken for a death. One line: 52 numbers, and a name of 64 bytes at most. */
 int proc_stat_read(struct proc_stat *ret, pid_t pid, pid_t tid)
 {
-    char *text;
-    size_t len;
-    int r = read_task(pid, tid, "stat", &text, &len);
-    if (r < 0)
-        return r;
-    r = proc_stat_parse(ret, text, len);
-    free(text);
-    return r;
+    char name[64], path[128], text[2048];
+    ssize_t n;
+    int fd;
+    task_name(name, sizeof(name), tid, "stat");
+    proc_path(path, sizeof(path), pid, name);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        int r = absence(-errno, pid);
+        return r == -ENOENT && tid ? -ESRCH : r; /* the thread went, the process stays */
+    }
+    do
+        n = read(fd, text, sizeof(text) - 1);
+    while (n < 0 && errno == EINTR);
+    if (n < 0)
+        n = -errno;
+    close(fd);
+    if (n < 0)
+        return (int)n;
+    text[n] = '\0';
+    return proc_stat_parse(ret, text, (size_t)n);
 }
 
 /* --- status --------------------------------------------------------------- */
@@ -424,11 +439,10 @@ int proc_tasks(pid_t pid, pid_t **ret_tids, size_t *ret_count)
     return numbered_entries(pid, "task", ret_tids, ret_count);
 }
 
-/* Appends the numbers of a text to an array of *count. */
-static int append_numbers(pid_t **v, size_t *count, const char *text)
+int proc_numbers_parse(pid_t **v, size_t *count, const char *text)
 {
     char *end;
-    for (long n = strtol(text, &end, 10); end != text; n = strtol(text, &end, 10)) {
+    for (long n = strtol(text, &end, 10); end != text && n > 0 && n <= INT_MAX; n = strtol(text, &end, 10)) {
         pid_t *grown = realloc(*v, (*count + 1) * sizeof(**v));
         if (!grown)
             return -ENOMEM;
@@ -452,7 +466,7 @@ int proc_children(pid_t pid, pid_t **ret_pids, size_t *ret_count)
         snprintf(name, sizeof(name), "task/%d/children", (int)tids[i]);
         if (proc_read(pid, name, &text, &len) < 0)
             continue; /* the thread has ended, or the kernel has no such file */
-        r = append_numbers(&found, &count, text);
+        r = proc_numbers_parse(&found, &count, text);
         free(text);
     }
     free(tids);

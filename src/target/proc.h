@@ -118,6 +118,9 @@ int proc_tasks(pid_t pid, pid_t **ret_tids, size_t *ret_count) MP_MUST_CHECK;
  * parent, proc_pid_status(5) NSpid) in *ret_tid; 0: none. 0 or -errno. */
 int proc_task_of_ns(pid_t pid, pid_t ns_tid, pid_t *ret_tid) MP_MUST_CHECK;
 
+/* Appends the process numbers of a text, up to what is none, to *v (realloc) of *count. 0 or -ENOMEM. */
+int proc_numbers_parse(pid_t **v, size_t *count, const char *text) MP_MUST_CHECK;
+
 /* Processes that any thread of pid has forked and that are there still, of /proc/PID/task/TID/children.
  * Array is the caller's to free. 0 (none, too, where the kernel lacks CONFIG_PROC_CHILDREN) or -errno. */
 int proc_children(pid_t pid, pid_t **ret_pids, size_t *ret_count) MP_MUST_CHECK;

@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 
 #include "base/clock.h"
+#include "base/fault.h"
 
 /* include/linux/errno.h: never seen by a program, but by its tracer. */
 #define REMOTE_ERESTARTSYS 512
@@ -30,6 +31,7 @@ static bool remote_is_eintr_call(const struct user_regs_struct *regs)
     switch ((long)regs->orig_rax) {
     case SYS_epoll_wait:
     case SYS_epoll_pwait:
+    case SYS_epoll_pwait2:
     case SYS_accept:
     case SYS_accept4:
     case SYS_connect:
@@ -38,6 +40,7 @@ static bool remote_is_eintr_call(const struct user_regs_struct *regs)
     case SYS_recvmmsg:
     case SYS_sendto:
     case SYS_sendmsg:
+    case SYS_sendmmsg:
     case SYS_read:
     case SYS_readv:
     case SYS_write:
@@ -46,6 +49,8 @@ static bool remote_is_eintr_call(const struct user_regs_struct *regs)
     case SYS_semtimedop:
     case SYS_rt_sigtimedwait:
     case SYS_io_getevents:
+    case SYS_io_pgetevents:
+    case SYS_io_uring_enter:
         return true;
     default:
         return false;
@@ -88,7 +93,8 @@ int remote_prepare(struct remote *r, struct tracee *t, const struct user_regs_st
     r->syscall_insn = syscall_insn;
     r->restore_rt = restore_rt;
     r->orig = *regs;
-    r->entered = r->vanished = r->caller_retries = false;
+    r->entered = r->in_call = r->vanished = r->caller_retries = r->unsettled = false;
+    r->sig = 0;
     return tracee_get_sigmask(t, &r->mask);
 }
 
@@ -165,20 +171,45 @@ int remote_begin(struct remote *r)
     return tracee_set_sigmask(r->t, ~0ull);
 }
 
+/* Keeps what a stop says of the thread: whether it is within a call of ours, and a SIGSTOP
+ * that goes on with it. */
+static void remote_note(struct remote *r, const struct tracee_stop *stop)
+{
+    if (stop->event == TRACEE_SYSCALL)
+        r->in_call = !r->in_call;
+    if (stop->event == TRACEE_SIGNAL && stop->sig == SIGSTOP)
+        r->sig = stop->sig;
+}
+
+/* Waits for the next stop. One that is late is asked for: whoever gives a call up must
+ * know what became of it. The interrupt ends what waits in the kernel, and a call that is
+ * over by then is told by its own stop, which comes first. */
+static int remote_wait(struct remote *r, uint64_t deadline_ns, struct tracee_stop *ret_stop)
+{
+    int ret = FAULT_POINT("late", 0) ? -ETIMEDOUT : tracee_wait(r->t, deadline_ns, ret_stop);
+    if (ret != -ETIMEDOUT)
+        return ret;
+    ret = tracee_interrupt(r->t);
+    if (ret == 0)
+        ret = FAULT_POINT("late", 1) ? -ETIMEDOUT : tracee_wait(r->t, clock_mono_ns() + REMOTE_END_NS, ret_stop);
+    r->unsettled = ret == -ETIMEDOUT;
+    return ret;
+}
+
 /* Resumes up to the next stop that belongs to a system call. Stops that come in
  * between are let pass: a group-stop in the making is entered when we detach. Not
  * without end: somebody may send SIGSTOP faster than we let it pass. */
 static int remote_step(struct remote *r, uint64_t deadline_ns, struct tracee_stop *ret_stop)
 {
-    int sig = 0;
     for (int stops = 0; stops < REMOTE_STOPS_MAX; stops++) {
-        int ret = tracee_cont_syscall(r->t, sig);
+        int ret = tracee_cont_syscall(r->t, r->sig);
         if (ret < 0 && ret != -ESRCH)
             return ret;
-        ret = tracee_wait(r->t, deadline_ns, ret_stop);
+        r->sig = 0;
+        ret = remote_wait(r, deadline_ns, ret_stop);
         if (ret < 0)
             return ret;
-        sig = 0;
+        remote_note(r, ret_stop);
         switch (ret_stop->event) {
         case TRACEE_SYSCALL:
         case TRACEE_CLONE:
@@ -192,11 +223,12 @@ static int remote_step(struct remote *r, uint64_t deadline_ns, struct tracee_sto
              * forced by our own instructions, and must not kill the target. */
             if (ret_stop->sig != SIGSTOP)
                 return -EFAULT;
-            sig = ret_stop->sig;
             break;
         default:
             break;
         }
+        if (clock_mono_ns() >= deadline_ns) /* before the call: those stops come before it is entered */
+            return -ETIMEDOUT;
     }
     return -ETIMEDOUT;
 }
@@ -205,7 +237,7 @@ static int remote_call_once(struct remote *r, long nr, const uint64_t arg[6], ui
                             long *ret_value, pid_t *ret_tid)
 {
     struct tracee_stop stop;
-    int ret = remote_arm(r, nr, arg);
+    int ret = r->unsettled ? -ETIMEDOUT : remote_arm(r, nr, arg);
     if (ret < 0)
         return ret;
     ret = remote_step(r, deadline_ns, &stop); /* entry */
@@ -228,10 +260,12 @@ int remote_call(struct remote *r, long nr, const uint64_t arg[6], uint64_t deadl
         int ret = remote_call_once(r, nr, arg, deadline_ns, &value, NULL);
         if (ret < 0)
             return ret;
-        if (remote_is_erestart(value)) /* a pending stop of the group, say: fork.c, copy_process */
-            continue;
-        *ret_value = value;
-        return 0;
+        if (!remote_is_erestart(value)) { /* it is with a pending stop of the group, say: fork.c, copy_process */
+            *ret_value = value;
+            return 0;
+        }
+        if (clock_mono_ns() >= deadline_ns)
+            return -ETIMEDOUT;
     }
     return -EAGAIN;
 }
@@ -248,10 +282,12 @@ int remote_clone(struct remote *r, const uint64_t arg[6], bool suspend_seccomp, 
             *ret_tid = tid; /* it lives, whatever became of its parent */
         if (ret < 0)
             return ret;
-        if (remote_is_erestart(value))
-            continue;
-        *ret_value = value;
-        return 0;
+        if (!remote_is_erestart(value)) {
+            *ret_value = value;
+            return 0;
+        }
+        if (clock_mono_ns() >= deadline_ns)
+            return -ETIMEDOUT;
     }
     return ret < 0 ? ret : -EAGAIN;
 }
@@ -280,17 +316,23 @@ void remote_decline(struct tracee *t, const struct user_regs_struct *regs, bool 
 
 /* After a call that timed out the thread may still run. One that can't be stopped
  * now is left to its frame, and to the kernel, which detaches it when the tracing
- * thread ends. */
+ * thread ends. And one that stands within a call must come out of it first: what that
+ * answers would be put into the registers that we leave it with. */
 static int remote_stop_again(struct remote *r)
 {
     struct tracee_stop stop;
-    if (r->t->stopped)
-        return 0;
-    int ret = tracee_interrupt(r->t);
-    if (ret == 0)
-        ret = tracee_wait(r->t, clock_mono_ns() + REMOTE_END_NS, &stop);
-    if (ret == 0 && stop.event == TRACEE_GONE)
-        ret = -ESRCH;
+    int ret = 0;
+    if (!r->t->stopped) {
+        ret = tracee_interrupt(r->t);
+        if (ret == 0)
+            ret = tracee_wait(r->t, clock_mono_ns() + REMOTE_END_NS, &stop);
+        if (ret == 0 && stop.event == TRACEE_GONE)
+            ret = -ESRCH;
+        if (ret == 0)
+            remote_note(r, &stop);
+    }
+    while (ret == 0 && r->in_call)
+        ret = remote_step(r, clock_mono_ns() + REMOTE_END_NS, &stop);
     return ret;
 }
 
@@ -307,6 +349,6 @@ int remote_end(struct remote *r)
     if (ret == 0)
         ret = tracee_set_regs(r->t, &regs);
     r->entered = false;
-    int det = tracee_detach(r->t, 0);
+    int det = tracee_detach(r->t, r->sig);
     return ret < 0 ? ret : det;
 }

@@ -18,12 +18,17 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/syscall.h>
 #include <sys/user.h>
 
 #include "base/err.h"
 #include "target/raddr.h"
 #include "target/sigframe.h"
 #include "target/tracee.h"
+
+#ifndef SYS_epoll_pwait2
+#define SYS_epoll_pwait2 441 /* 5.11 */
+#endif
 
 struct remote {
     struct tracee *t;
@@ -32,7 +37,10 @@ struct remote {
     struct user_regs_struct orig; /* as the thread had them at the stop */
     uint64_t mask;                /* its signal mask */
     bool entered;                 /* between begin and end */
+    bool in_call;                 /* it has entered a call of ours and not come out of it */
     bool vanished;                /* the thread ended in our hands */
+    bool unsettled;               /* it does not stop: what a call of ours did, or will do yet, is not known */
+    int sig;                      /* SIGSTOP that came while it was ours, and goes on with it; 0 */
     bool caller_retries;          /* for remote_end: EINTR is harmless, the caller knows what remains of its timeout.
                                      false after remote_prepare */
     struct sigframe frame;
@@ -69,8 +77,9 @@ int remote_begin(struct remote *r) MP_MUST_CHECK;
  * restores itself, should we die here. 0 or -errno. */
 int remote_arm(struct remote *r, long nr, const uint64_t arg[6]) MP_MUST_CHECK;
 
-/* One system call. 0 with the kernel's answer (a value or -errno) in *ret_value;
- * -ESRCH when the thread ended, -ETIMEDOUT, another -errno. */
+/* One system call. 0 with the kernel's answer (a value or -errno) in *ret_value, be it late;
+ * -ESRCH when the thread ended; -ETIMEDOUT, of which r->unsettled tells whether the call
+ * may have been made; another -errno. */
 int remote_call(struct remote *r, long nr, const uint64_t arg[6], uint64_t deadline_ns,
                 long *ret_value) MP_MUST_CHECK;
 

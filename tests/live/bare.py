@@ -13,10 +13,7 @@ SECONDS = 4  # of a target's life
 
 def killed_in_standstill(context, target):
     """The launcher is SIGKILLed while it holds the one thread, for the agent to make a GIL."""
-    faulty = os.path.join(os.environ.get("BUILD", "build"), "faults", "mempulse")
-    if not os.path.exists(faulty):
-        raise harness.Skip("%s is not built" % faulty)
-    with harness.Launcher(faulty, "inject", "-p", target.pid, "-q", "-o", os.devnull,
+    with harness.Launcher(harness.faulty(), "inject", "-p", target.pid, "-q", "-o", os.devnull,
                           env=dict(os.environ, MEMPULSE_FAULT="standstill-1#1:kill")) as launcher:
         launcher.process.wait(harness.PATIENCE)
         check(launcher.process.returncode == -signal.SIGKILL, "the launcher was not killed: %s", launcher.process.returncode)

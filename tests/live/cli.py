@@ -1,4 +1,5 @@
 """The command line's contract: refusals, outputs, options."""
+import fcntl
 import json
 import os
 import pty
@@ -360,6 +361,14 @@ def reader_sleeps(context):
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+KEEPS_GIL = """
+import ctypes, os, time
+place = ctypes.create_string_buffer(1)
+os.write(1, b"ready\\n")
+ctypes.PyDLL(None).read(0, place, 1)
+os.write(1, b"back\\n")
+time.sleep(60)
+"""
 
 
 def signals(context):
@@ -373,6 +382,66 @@ def signals(context):
             end = harness.stream_of(path).end
             check(end["reason"] == "signal" and end["clean"], "%s", end)
         target.check_untouched()
+
+
+def interrupted(context, launcher, number, *released):
+    """A signal for a launcher that has no session yet."""
+    launcher.signal(number)
+    for release in released:
+        release(launcher)
+    result = launcher.result()
+    check(harness.Launcher.BANNER not in result.err, "a session\n%s", result)
+    return result
+
+
+def signals_early_lock(context):
+    with harness.Target(context.python, "fib") as target:
+        with open("/proc/%d/mem" % target.pid, "rb", 0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            for number in SIGNALS:
+                with harness.Launcher(context.binary, "inject", "-p", target.pid, "--json", "-o", os.devnull) as launcher:
+                    check("waiting" in (launcher.reader.line(harness.PATIENCE) or ""), "it does not wait")
+                    error = interrupted(context, launcher, number).expect(128 + number).error()
+                check(error["code"] == "INTERRUPTED" and error["exit"] == 128 + number, "%s", error)
+                check(not error["changed_target"] and "signal %d" % number in error["hint"], "%s", error)
+        target.check_untouched()
+
+
+def hung_up(launcher):
+    """The launcher has closed its end of the channel."""
+    procfs.wait_until(lambda: not any(at.startswith("socket:") for at in procfs.links(launcher.process.pid).values()),
+                      harness.PATIENCE, "no socket of the launcher's")
+
+
+def signals_early_gil(context):
+    """The agent waits for the GIL: it leaves when it gets it, which is waited for a while."""
+    for soon in (True, False):
+        process = harness.spawn([context.python, "-c", KEEPS_GIL], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+        def let_go(_=None):
+            process.stdin.write(b"x")
+            process.stdin.flush()
+
+        try:
+            check(process.stdout.readline() == b"ready\n", "it is not ready")
+            with harness.Launcher(context.binary, "inject", "-p", process.pid, "--json", "-o", os.devnull) as launcher:
+                while "waiting for the target's interpreter lock" not in (launcher.reader.line(harness.PATIENCE) or ""):
+                    check(launcher.process.poll() is None, "it does not wait for the GIL")
+                result = interrupted(context, launcher, signal.SIGTERM, *[hung_up, let_go] if soon else [])
+            error = result.error()
+            if soon:
+                result.expect(143)
+                check(error["code"] == "INTERRUPTED" and not error["changed_target"], "%s", error)
+            else:
+                result.expect(10)
+                check(error["code"] == "RESIDUE" and error["changed_target"] and "leaves by itself" in error["hint"], "%s", error)
+                let_go()
+                check(process.stdout.readline() == b"back\n", "it is not back")
+            procfs.wait_until(lambda: not procfs.ours(process.pid), 0.1 if soon else 6, "nothing of ours")
+        finally:
+            harness.reap(process)
+            process.stdout.close()
+            process.stdin.close()
 
 
 def under_timeout(context):
@@ -491,12 +560,13 @@ TESTS = (
     ("thread filter", thread), ("depths", depths), ("fail-on", fail_on), ("summary", summary), ("quiet", quiet),
     ("output is checked first", output_first), ("output names", output_names), ("full disk", disk_full),
     ("reader leaves", reader_leaves), ("idle reader leaves", idle_reader_leaves), ("reader sleeps", reader_sleeps),
-    ("signals to the launcher", signals), ("under timeout(1)", under_timeout), ("colours", colours),
+    ("signals to the launcher", signals), ("signals while another is waited for", signals_early_lock),
+    ("signals while the GIL is waited for", signals_early_gil), ("under timeout(1)", under_timeout), ("colours", colours),
     ("second session", second_session), ("replace", replaced), ("nothing to detach", nothing_to_detach),
     ("status", status),
 )
 SHORT = ("no such process", "not Python", "usage errors", "help and version", "reader leaves", "output is checked first")
-EVERYWHERE = ("filters", "min-bytes", "thread filter", "depths")  # these depend on the kind of hook
+EVERYWHERE = ("filters", "min-bytes", "thread filter", "depths", "signals while the GIL is waited for")  # these depend on the kind of hook
 
 
 def tests(short, everywhere=False):

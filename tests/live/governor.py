@@ -5,6 +5,7 @@ import signal
 import subprocess
 
 import harness
+import procfs
 from harness import check
 
 STAGES = ("full", "rollup", "depth", "sampled", "quiet")
@@ -66,10 +67,17 @@ def all_stages(context):
             rows.until_stage("full")
             launcher.signal(signal.SIGTERM)
             rows.rest()
-            result = launcher.result().expect(143)
+            result = launcher.result()
         check_order(rows.of("govern"))
         end = rows.rows[-1]
-        check(end["type"] == "end" and end["clean"], "the end is %s\n%s", end, result)
+        # The pause may begin in a moment that is not quiet: then it stands in a frame of the thunk's.
+        stays = result.code == 10 and not context.interpreter.monitoring and "has not returned yet" in result.err
+        if not stays:
+            result.expect(143)
+        check(end["type"] == "end" and end["clean"] == (not stays), "the end is %s\n%s", end, result)
+        target.resume()
+        harness.run(context.binary, "detach", "-p", target.pid, "--wait", "10s").expect(0)
+        check(not procfs.ours(target.pid), "left: %s", procfs.ours(target.pid))
         check(end["governor"]["deepest_stage"] == "quiet" and all(end["governor"]["stage_ns"].values()), "the end is %s", end)
         check("given up for --max-overhead 0.01%" in result.err and "nothing traced for" in result.err,
               "the last line does not tell what was given up\n%s", result)

@@ -250,6 +250,14 @@ class Result:
         return json.loads(found[0])
 
 
+def faulty():
+    """The binary with fault points (src/base/fault.h)."""
+    path = os.path.join(os.environ.get("BUILD", "build"), "faults", "mempulse")
+    if not os.path.exists(path):
+        raise Skip("%s is not built" % path)
+    return path
+
+
 class Launcher:
     """A mempulse that runs. Its stderr is read for the banner, which says that it is hooked."""
     BANNER = "attached to"

@@ -331,18 +331,20 @@ def silent(context):
         target.check_untouched()
 
 
-def ambush(context):
-    """Notes that never end, from before the agent is there: --timeout ends it."""
+def ambush(context, kind="notes", *options):
+    """Notes from before the agent is there, without end: --timeout ends it."""
     with harness.Target(context.python, "impostor") as target:
         for _ in range(8):  # the loader is quick, and then it is an agent that speaks
-            target.ask("ambush %d" % abi())
-            result = attempt(context, "inject", "-p", target.pid, "--timeout", "1s", "-d", "100ms", "-q", "--json", "-o", os.devnull)
+            target.ask("ambush %d %s" % (abi(), kind))
+            result = attempt(context, "inject", "-p", target.pid, "--timeout", "1s", "-d", "100ms", "--json", "-o", os.devnull, *options)
             answer = target.ask("served")
             if answer["served"]:
                 break
         else:
             raise harness.Skip("the loader was quicker each time")
-        check(answer["heard"] and result.expect(8).error()["code"] == "GIL_TIMEOUT", "%s\n%s", answer, result)
+        check((answer["heard"] or kind == "note") and result.expect(8).error()["code"] == "GIL_TIMEOUT", "%s\n%s", answer, result)
+        if kind == "note":  # that it was said at all; how, is looked at by attempt()
+            check("mempulse: \ufffd[2J" in result.err, "the note is not told\n%s", result)
         sessions.nothing_left(target, harness.PATIENCE)
         target.check_untouched()
 
@@ -405,6 +407,18 @@ def swept_late(context):
         target.check_untouched()
 
 
+def perhaps_inside(context):
+    """A leftover in which nothing has run yet, and a running thread that may be the one that is to run
+    there: where it is can't be seen, but that it blocks every signal."""
+    with harness.Target(context.python, "forger") as target:
+        target.ask("stray")
+        target.ask("toil_blocked 3")
+        result = attempt(context, "detach", "-v", "-p", target.pid).expect(10)
+        check("may still be reached" in result.err, "%s", result)
+        attempt(context, "detach", "-p", target.pid, "--wait", "20s").expect(0)
+        target.check_untouched()
+
+
 def stalled(context):
     """A page that does not come is not touched where that can be helped, and not waited for
     without end where it can't."""
@@ -415,6 +429,14 @@ def stalled(context):
         target.ask("agent")
         error = attempt(context, "status", "-p", target.pid, "--json").expect(8).error()
         check(error["code"] == "STALLED" and error["pid"] == target.pid and not error["changed_target"], "%s", error)
+        with harness.Target(context.python, "stalled") as other:  # half a minute (WATCH_NS), for both at once
+            other.ask("agent")
+            with harness.Launcher(context.binary, "inject", "-p", target.pid, "--timeout", "200ms", "--json", "-o", os.devnull) as inject, \
+                    harness.Launcher(context.binary, "detach", "-p", other.pid, "--timeout", "200ms", "--json") as detach:
+                for launcher in (inject, detach):
+                    error = all_shown(launcher.result(3 * harness.PATIENCE)).expect(8).error()
+                    check(error["code"] == "STALLED" and not error["changed_target"], "%s", error)
+            check(other.ask("ping")["pong"], "it does not answer")
         check(target.ask("ping")["pong"], "it does not answer")
 
 
@@ -617,10 +639,12 @@ TESTS = (
     ("agent floods", lambda context: flood(context, "notes")),
     ("agent fills tables", lambda context: flood(context, "tables")),
     ("agent is silent", silent),
-    ("agent at the handshake", ambush),
+    ("agent at the handshake", lambda context: ambush(context, "notes", "-q")),
+    ("agent's note at the handshake", lambda context: ambush(context, "note")),
     ("forged session", forged),
     ("leftovers without end", regrown),
     ("leftover and no thread", swept_late),
+    ("leftover, and a thread perhaps inside", perhaps_inside),
     ("memory that does not come", stalled),
     ("lock of its own", locked_by_itself),
     ("another user", stranger),

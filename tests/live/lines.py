@@ -1,6 +1,7 @@
 """--lines against the original's view: the same rows in the same order."""
 import os
 import re
+import signal
 
 import harness
 import procfs
@@ -13,12 +14,13 @@ ROOT = "application"
 def session(context, target, depth):
     """The table that --report mempulse prints for one run of the workload."""
     path = context.file("lines%d.txt" % depth)
-    with harness.Launcher(context.binary, "inject", "-p", target.pid, "-d", "900ms", "--lines", "--max-overhead", "0", "--report", "mempulse",
+    with harness.Launcher(context.binary, "inject", "-p", target.pid, "--lines", "--max-overhead", "0", "--report", "mempulse",
                           "--root", ROOT, "--depth", depth, "-o", path) as launcher:
         launcher.wait_attached()
         check(target.ask("once").get("done"), "the workload did not run")
+        launcher.signal(signal.SIGINT)
         result = launcher.result()
-    result.expect(0)
+    result.expect(128 + signal.SIGINT)
     with open(path, encoding="utf-8") as file:
         return table(file.read(), result)
 
@@ -64,7 +66,7 @@ def every_visit(context):
     """A row of NDJSON for each visit, not only the first."""
     path = context.file("visits.ndjson")
     with harness.Target(context.python, "lines") as target:
-        with harness.Launcher(context.binary, "inject", "-p", target.pid, "-d", "900ms", "--lines", "--max-overhead", "0", "--json",
+        with harness.Launcher(context.binary, "inject", "-p", target.pid, "--lines", "--max-overhead", "0", "--json",
                               "--root", ROOT, "--depth", 1, "-o", path) as launcher:
             launcher.wait_attached()
             visits = target.ask("once")["visits"]

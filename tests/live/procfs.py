@@ -57,18 +57,28 @@ def mappings(pid):
 
 
 class Snapshot:
-    """Taken while the target stands still (see `pause` in targets/work.py)."""
+    """Best taken while the target stands still (see `pause` in targets/work.py)."""
 
     def __init__(self, pid):
         self.pid = pid
         self.maps = mappings(pid)
         self.fds = links(pid)
-        self.threads = {tid: signals(pid, tid) for tid in tasks(pid)}
+        self.threads = threads(pid)
         self.rss = rss_bytes(pid)
 
 
 def tasks(pid):
     return sorted(int(tid) for tid in os.listdir("/proc/%d/task" % pid))
+
+
+def threads(pid):
+    found = {}
+    for tid in tasks(pid):
+        try:
+            found[tid] = signals(pid, tid)
+        except OSError:
+            pass  # ended meanwhile
+    return found
 
 
 def links(pid):
@@ -103,8 +113,8 @@ def ours(pid):
 
 def is_arena(mappings, i):
     """Part of a malloc arena: 64 MiB, aligned to its size, its rest reserved."""
-    first = mappings[i] if "w" in mappings[i].perms else mappings[i - 1]
-    at = mappings.index(first)
+    at = i if "w" in mappings[i].perms else i - 1
+    first = mappings[at]
     rest = mappings[at + 1] if at + 1 < len(mappings) else None
     return bool(first.anonymous and first.low % ARENA == 0 and rest and rest.perms == "---p"
                 and rest.low == first.high and rest.high == first.low + ARENA)
@@ -118,31 +128,45 @@ def without_arenas(mappings):
     return [m for i, m in enumerate(mappings) if not is_arena(mappings, i)]
 
 
-def compare_strictly(before, after):
-    """Differences of two snapshots of a target that did nothing but wait. One
-    malloc arena more is glibc's way with any thread that ever ran."""
+def moved_mappings(before, after):
+    """One malloc arena more is glibc's way with any thread that ever ran."""
     was = {m.key() for m in without_arenas(before.maps)}
     now = {m.key() for m in without_arenas(after.maps)}
     found = ["mapping + %x-%x %s %s" % m for m in sorted(now - was)]
     found += ["mapping - %x-%x %s %s" % m for m in sorted(was - now)]
     if len(arenas(after.maps)) > len(arenas(before.maps)) + 1:
         found.append("more than one malloc arena was added")
-    return found + compare(before, after)
+    return found
+
+
+def compare_strictly(before, after):
+    """Differences of two snapshots of a target that did nothing but wait."""
+    return moved_mappings(before, after) + compare(before, after)
+
+
+def differences(before, after):
+    """(kind, text) of each: "ours", "code", "fds", "threads", "signals", "maps"."""
+    for line in ours(after.pid):
+        yield "ours", "ours: " + line
+    was = {m.key() for m in before.maps if "x" in m.perms}
+    for m in after.maps:
+        if "x" in m.perms and m.key() not in was and not m.inode:
+            yield "code", "new code: " + m.line
+    for fd in sorted(set(before.fds) | set(after.fds)):
+        if before.fds.get(fd) != after.fds.get(fd):
+            yield "fds", "fd %d: %s, was %s" % (fd, after.fds.get(fd), before.fds.get(fd))
+    for tid in sorted(set(before.threads) | set(after.threads)):
+        if before.threads.get(tid) != after.threads.get(tid):
+            both = tid in before.threads and tid in after.threads
+            yield "signals" if both else "threads", "thread %d: %s, was %s" % (tid, after.threads.get(tid), before.threads.get(tid))
+    for text in moved_mappings(before, after):
+        yield "maps", text
 
 
 def compare(before, after):
     """Differences that no work of the target's own explains: something of ours,
     new code, a descriptor, a thread, a signal mask or disposition."""
-    found = ["ours: " + line for line in ours(after.pid)]
-    was = {m.key() for m in before.maps if "x" in m.perms}
-    found += ["new code: " + m.line for m in after.maps if "x" in m.perms and m.key() not in was and not m.inode]
-    for fd in sorted(set(before.fds) | set(after.fds)):
-        if before.fds.get(fd) != after.fds.get(fd):
-            found.append("fd %d: %s, was %s" % (fd, after.fds.get(fd), before.fds.get(fd)))
-    for tid in sorted(set(before.threads) | set(after.threads)):
-        if before.threads.get(tid) != after.threads.get(tid):
-            found.append("thread %d: %s, was %s" % (tid, after.threads.get(tid), before.threads.get(tid)))
-    return found
+    return [text for kind, text in differences(before, after) if kind != "maps"]
 
 
 def wait_until(condition, seconds, what, step=0.005):

@@ -15,6 +15,7 @@ UNTOUCHED = "nothing in the target was changed"
 # A mount of proc has its own inodes, so that a lock on one of its files is not seen
 # through another one: only what stands in the target's memory keeps these two apart.
 OTHER_PROC = ("unshare", "-m", "sh", "-c", 'mount -t proc proc /proc && exec "$@"', "sh")
+CLAIMED = 124  # offsetof(struct thunk, claimed)
 HOLDS_GIL = "import ctypes, os; os.write(1, b'ready\\n'); ctypes.PyDLL(None).sleep(60)"
 
 
@@ -127,6 +128,64 @@ def two_mounts(context):
         target.check_untouched()
 
 
+def thunks(target):
+    """The writable pages of those in the target (include/thunk_page.h)."""
+    with open("/proc/%d/mem" % target.pid, "rb", 0) as memory:
+        pages = [m.low for m in procfs.mappings(target.pid) if m.perms == "rw-p"]
+        return [page for page in pages if os.pread(memory.fileno(), 8, page) == b"MPTHUNK\1"]
+
+
+def leave_thunk(context, target):
+    """A session that ends while a frame is inside, which then returns."""
+    if context.interpreter.monitoring:
+        raise harness.Skip("there are no thunks from 3.12 on")
+    with inject(context, target, "-d", "400ms") as launcher:
+        launcher.wait_attached()
+        check(target.ask("stand").get("standing"), "it does not stand")
+        launcher.result().expect(10)
+    check(target.ask("return").get("returned"), "it does not return")
+    check(len(thunks(target)) == 1, "thunks: %s", thunks(target))
+
+
+def swept_and_taken(context):
+    """A launcher has found an idle thunk to sweep; by the time that a thread stands for it, an agent
+    that it can't see coming has taken the pages."""
+    if os.getuid() != 0 or subprocess.call(OTHER_PROC + ("true",), stderr=subprocess.DEVNULL) != 0:
+        raise harness.Skip("proc can't be mounted here")
+    with harness.Target(context.python, "menu") as target:
+        leave_thunk(context, target)
+        with harness.Launcher(harness.faulty(), "detach", "-v", "-p", target.pid,
+                              env=dict(os.environ, MEMPULSE_FAULT="sweep-0#1:stop")) as sweeper:
+            procfs.wait_until(lambda: procfs.state(sweeper.process.pid) == "T", harness.PATIENCE, "the sweeper stands")
+            with inject(context, target, "-d", "2s", prefix=OTHER_PROC) as session:
+                session.wait_attached()
+                sweeper.signal(signal.SIGCONT)
+                swept = sweeper.result()
+                lives(target, [swept])
+                check("is unreachable" in swept.err, "it had found nothing\n%s", swept)
+                session.result().expect(0)
+        harness.run(context.binary, "detach", "-p", target.pid).expect(0)
+        check(not procfs.ours(target.pid), "left: %s", procfs.ours(target.pid))
+        target.check_untouched()
+
+
+def claimed(context):
+    """An agent takes no thunk that a launcher is about to unmap; a launcher that died over its
+    claim leaves it to the next."""
+    with harness.Target(context.python, "menu") as target:
+        leave_thunk(context, target)
+        page, = thunks(target)
+        with open("/proc/%d/mem" % target.pid, "r+b", 0) as memory:
+            os.pwrite(memory.fileno(), b"\1", page + CLAIMED)
+        with inject(context, target, "-d", "400ms") as launcher:
+            launcher.wait_attached()
+            check(len(thunks(target)) == 2, "it was taken: %s", thunks(target))
+            launcher.result()
+        harness.run(context.binary, "detach", "-p", target.pid).expect(0)
+        check(not procfs.ours(target.pid), "left: %s", procfs.ours(target.pid))
+        target.check_untouched()
+
+
 def locked(context):
     """Another one is at work and does not finish: refused in time, with its name."""
     with harness.Target(context.python, "fib") as target:
@@ -176,6 +235,8 @@ TESTS = (
     ("killed before, seen later", killed_before),
     ("another's region", at_work_then),
     ("two mounts of proc", two_mounts),
+    ("swept and taken", swept_and_taken),
+    ("thunk that is claimed", claimed),
     ("another one is at work", locked),
     ("target dies while the agent waits", dies_while_waiting),
 )

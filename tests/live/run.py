@@ -29,9 +29,12 @@ import governor
 import harness
 import hostile
 import lines
+import memory
 import rivals
 import scenarios
 import sessions
+import steps
+import unload
 
 ROOT = os.path.dirname(os.path.dirname(harness.HERE))
 Test = collections.namedtuple("Test", "name function interpreter")
@@ -42,6 +45,8 @@ class Context:
 
     def __init__(self, interpreter, binary, folder, pauses):
         self.interpreter, self.binary, self.folder, self.pauses = interpreter, binary, folder, pauses
+        faults = os.path.join(ROOT, os.environ.get("BUILD", "build"), "faults", "mempulse")
+        self.faults = faults if os.access(faults, os.X_OK) else None  # the build with fault points
 
     @property
     def python(self):
@@ -56,12 +61,14 @@ def collect(interpreters, options):
     groups = []
     few = [interpreters[i] for i in (0, len(interpreters) // 2, -1)] if interpreters else []
     for interpreter in interpreters[:1] if options.short else interpreters:
-        lists = [[scenarios, sessions, lines]]
+        lists = [[scenarios, sessions, lines, unload]]
         if options.all or interpreter in few:
             lists.append([rivals, governor, contract, children, channel])
         if options.all or interpreter in few[::2]:
             lists.append([hostile])
         lists = [[case for part in parts for case in part.tests(options.short)] for parts in lists]
+        if options.all or interpreter is few[-1]:
+            lists[0] += list(memory.tests(options.short)) + list(steps.tests(options.short))
         lists[0] += bare.tests(interpreter.version[:2] == (3, 6))
         lists[0] += cli.tests(options.short, everywhere=interpreter is not interpreters[0] and not options.short)
         groups += [[Test("%s: %s" % (interpreter.name, name), function, interpreter) for name, function in cases] for cases in lists]

@@ -195,6 +195,31 @@ START_TEST(test_pipes)
 }
 END_TEST
 
+/* Another pipe of the target's under the number of ours: nothing of it is read, or written into it. */
+START_TEST(test_pipe_identity)
+{
+    struct mp_boot b, other;
+    struct channel c = {-7, -7};
+    struct stat st;
+    pipes_make(&b);
+    pipes_make(&other);
+    ck_assert_int_eq(fstat(b.agent_fd, &st), 0);
+    b.held[MP_HELD_IN] = (struct mp_held){.dev = st.st_dev, .ino = st.st_ino};
+    ck_assert_int_eq(fstat(b.agent_out, &st), 0);
+    b.held[MP_HELD_OUT] = (struct mp_held){.dev = st.st_dev, .ino = st.st_ino};
+    ck_assert_int_eq(channel_take(&c, getpid(), -1, &b), 0);
+    channel_close(&c);
+    ck_assert_int_eq(dup2(_i ? other.agent_fd : other.agent_out, _i ? b.agent_fd : b.agent_out) < 0, 0);
+    c = (struct channel){-7, -7};
+    ck_assert_int_eq(channel_take(&c, getpid(), -1, &b), -EPROTO);
+    ck_assert(c.in == -7 && c.out == -7);
+    close(b.agent_fd);
+    close(b.agent_out);
+    close(other.agent_fd);
+    close(other.agent_out);
+}
+END_TEST
+
 static int stand_in_make(enum stand_in kind)
 {
     int sv[2];
@@ -304,6 +329,7 @@ int main(void)
     tcase_add_loop_test(t, test_socket_others, 0, 4);
     tcase_add_test(t, test_go);
     tcase_add_test(t, test_pipes);
+    tcase_add_loop_test(t, test_pipe_identity, 0, 2);
     tcase_add_loop_test(t, test_no_pipe, 0, STAND_INS);
     tcase_add_test(t, test_memfd);
     tcase_add_loop_test(t, test_no_memfd, 0, NO_MEMFDS);

@@ -1,4 +1,6 @@
 /* Named failures and their JSON. */
+#include <signal.h>
+
 #include "wire_gen.h"
 
 START_TEST(test_table)
@@ -11,6 +13,8 @@ START_TEST(test_table)
     ck_assert_str_eq(mp_err_name(MP_ERR_END), "?");
     ck_assert_int_eq(mp_err_exit_code(MP_ERR_END), 70);
     ck_assert_str_eq(mp_err_hint(MP_ERR_BASE), "");
+    ck_assert_int_eq(mp_failure_exit_code(&(struct mp_failure){.code = MP_E_INTERRUPTED, .signo = SIGTERM}), 143);
+    ck_assert_int_eq(mp_failure_exit_code(&(struct mp_failure){.code = MP_E_RESIDUE, .signo = SIGTERM}), 10);
     for (int e = MP_ERR_BASE + 1; e < MP_ERR_END; e++) {
         ck_assert_int_ge(mp_err_exit_code((enum mp_err)e), 2);
         ck_assert(*mp_err_hint((enum mp_err)e));

@@ -4,7 +4,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "control.h"
+#include "inject/inject.h"
 #include "inject/ours.h"
+#include "thunk_page.h"
 
 static struct ours look(void)
 {
@@ -56,7 +59,7 @@ START_TEST(test_thunk)
     ck_assert_int_eq(mprotect(p, MP_PAGE, PROT_READ | PROT_EXEC), 0);
     o = look();
     ck_assert_uint_eq(o.thunk_count, 0);
-    memcpy(p + MP_PAGE, OURS_THUNK_MAGIC, sizeof(OURS_THUNK_MAGIC) - 1);
+    memcpy(p + MP_PAGE, THUNK_MAGIC, sizeof(THUNK_MAGIC) - 1);
     o = look();
     ck_assert_uint_eq(o.thunk_count, 1);
     ck_assert_uint_eq(o.thunk[0], (raddr_t)(uintptr_t)p);
@@ -92,6 +95,25 @@ START_TEST(test_blank_region_written)
     ck_assert_int_eq(mprotect(p, MP_REGION_SIZE, PROT_READ | PROT_EXEC), 0);
     o = look();
     ck_assert_uint_eq(o.region_count, 0);
+}
+END_TEST
+
+/* An agent whose memory goes between the look and the word to it has left. */
+START_TEST(test_leaves_meanwhile)
+{
+    struct inject_agent a = {.alive = true};
+    struct mp_failure f = {0};
+    struct mp_control *c = (struct mp_control *)(void *)map(0, sizeof *c, PROT_READ | PROT_WRITE);
+
+    c->magic = MP_CONTROL_MAGIC;
+    c->abi = MP_ABI;
+    c->size = sizeof *c;
+    a.control = *c;
+    a.control_addr = (raddr_t)(uintptr_t)c;
+    ck_assert_int_eq(inject_request_detach(getpid(), &a, &f), 0);
+    ck_assert_uint_eq(c->detach_request, 1);
+    ck_assert_int_eq(mprotect(c, sizeof *c, PROT_READ), 0); /* to be read, and not to be written: as near as it can be brought */
+    ck_assert_int_eq(inject_request_detach(getpid(), &a, &f), -MP_E_NOT_INJECTED);
 }
 END_TEST
 
@@ -158,6 +180,7 @@ int main(void)
     tcase_add_test(t, test_thunk);
     tcase_add_test(t, test_blank_region);
     tcase_add_test(t, test_blank_region_written);
+    tcase_add_test(t, test_leaves_meanwhile);
     tcase_add_test(t, test_many_agents);
     tcase_add_test(t, test_much_code);
     tcase_set_timeout(t, 60);

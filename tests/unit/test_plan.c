@@ -52,6 +52,7 @@ static void traced(struct decide_facts *d) { d->tracer = 77; strcpy(d->tracer_co
 static void stopped(struct decide_facts *d) { d->state = 'T'; }
 static void strict(struct decide_facts *d) { d->seccomp = 1; d->my_cap_effective = ~0ull; }
 static void filter(struct decide_facts *d) { d->seccomp = 2; }
+static void filter_differs(struct decide_facts *d) { d->seccomp = 2; d->seccomp_differs = true; d->my_cap_effective = ~0ull; }
 static void filter_on_both(struct decide_facts *d) { d->seccomp = 2; d->my_seccomp = 2; d->my_cap_effective = ~0ull; d->in_container = true; }
 static void filter_nested(struct decide_facts *d) { d->seccomp = 2; d->my_cap_effective = ~0ull; d->init_user_ns = false; }
 static void shadow(struct decide_facts *d) { d->shadow_stack = true; }
@@ -110,6 +111,7 @@ static const struct {
     {"stopped", stopped, MP_E_STOPPED, "stopped", "kill -CONT 42"},
     {"strict seccomp", strict, MP_E_SECCOMP, "strict", "nothing can"},
     {"filter, no capability", filter, MP_E_SECCOMP, "CAP_SYS_ADMIN", "sudo"},
+    {"filters that differ", filter_differs, MP_E_SECCOMP, "not all under the same", "TSYNC"},
     {"filter on both", filter_on_both, MP_E_SECCOMP, "not under seccomp", "host"},
     {"filter, nested namespace", filter_nested, MP_E_SECCOMP, "CAP_SYS_ADMIN", NULL},
     {"shadow stack", shadow, MP_E_SHADOW_STACK, "shadow stack", NULL},

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/auxv.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -182,6 +183,24 @@ START_TEST(test_self)
     ck_assert_uint_le(strlen(cmdline), 4);
     free(cmdline);
     ck_assert_int_eq(proc_same_ns(getpid(), getppid(), "pid"), 1);
+}
+END_TEST
+
+/* An environment of 64 MiB, as prctl(PR_SET_MM) lets a process with CAP_SYS_RESOURCE name one. */
+START_TEST(test_large_environ)
+{
+    enum { LARGE = 64 << 20, WANTED = 1 << 20 };
+    char *at = mmap(NULL, LARGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *text;
+    size_t len;
+    ck_assert_ptr_ne(at, MAP_FAILED);
+    memset(at, 'x', LARGE);
+    if (prctl(PR_SET_MM, PR_SET_MM_ENV_START, at, 0, 0) || prctl(PR_SET_MM, PR_SET_MM_ENV_END, at + LARGE, 0, 0))
+        return; /* not root, or a kernel without CONFIG_CHECKPOINT_RESTORE */
+    ck_assert_int_eq(proc_read_head(getpid(), "environ", WANTED, &text, &len), 0);
+    ck_assert_uint_eq(len, WANTED);
+    ck_assert(text[0] == 'x' && text[WANTED - 1] == 'x' && text[WANTED] == 0);
+    free(text);
+    munmap(at, LARGE);
 }
 END_TEST
 
@@ -409,6 +428,7 @@ int main(void)
     tcase_add_test(t, test_environ);
     tcase_add_test(t, test_auxv);
     tcase_add_test(t, test_self);
+    tcase_add_test(t, test_large_environ);
     tcase_add_test(t, test_image_id);
     tcase_add_test(t, test_limits);
     tcase_add_test(t, test_fds);

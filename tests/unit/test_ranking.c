@@ -109,6 +109,10 @@ START_TEST(test_verdict)
                                            "nothing left behind\n"},
         {"signal", false, "two pages\nand\x1b[2J more\n", "detached from 4242: 11 records, 37 lost, hook cost 0.43% of a CPU, "
                           "paused 184 us; LEFT BEHIND:\n  two pages\n  and\xef\xbf\xbd[2J more\n"},
+        {"more stops", true, NULL, "detached from 4242: 11 records, 37 lost, hook cost 0.43% of a CPU, "
+                                   "paused 184 us (12 stops, 1405 us in all); nothing left behind\n"},
+        {"unseen", false, "out of memory", "detached from 4242: 11 records, 37 lost, hook cost 0.43% of a CPU, "
+                                           "paused 184 us; what is LEFT BEHIND could not be looked at:\n  out of memory\n"},
         {"signal", false, NULL, "detached from 4242: 11 records, 37 lost, hook cost 0.43% of a CPU, paused 184 us; "
                                 "LEFT BEHIND:\n  (residue 0x1)\n"},
     };
@@ -119,6 +123,11 @@ START_TEST(test_verdict)
     end.clean = rows[_i].clean;
     end.residue_text = rows[_i].residue;
     end.residue = end.clean ? 0 : MP_RESIDUE_THUNK;
+    end.unseen = !strcmp(end.reason, "unseen");
+    if (!strcmp(end.reason, "more stops")) {
+        end.attempts = 12;
+        end.pause_sum_ns = 1404600;
+    }
     capture_open(&c);
     ck_assert_int_eq(render_verdict(c.file, 4242, &end), 0);
     capture_close(&c);
@@ -220,7 +229,7 @@ int main(void)
     tcase_add_test(tc, test_empty);
     tcase_add_loop_test(tc, test_many, 0, 2);
     tcase_add_loop_test(tc, test_fits_terminal, 0, 80);
-    tcase_add_loop_test(tc, test_verdict, 0, 5);
+    tcase_add_loop_test(tc, test_verdict, 0, 8);
     tcase_add_loop_test(tc, test_verdict_cost, 0, 9);
     tcase_add_test(tc, test_verdict_tail);
     tcase_add_loop_test(tc, test_in_force, 0, 6);

@@ -3,6 +3,7 @@
 #include <check.h>
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -171,6 +172,85 @@ START_TEST(test_killed_in_call)
 }
 END_TEST
 
+/* After a call that was late the thread stands, and it is known whether the call was made. */
+START_TEST(test_late)
+{
+    static struct remote r;
+    struct tracee t;
+    static const uint64_t none[6];
+    const uint64_t map[6] = {0, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, (uint64_t)-1, 0};
+    long value = 0;
+    pid_t pid = start(child_sleep);
+    ck_assert_int_eq(stop(&t, &r, pid), 0);
+    ck_assert_int_eq(remote_begin(&r), 0);
+    for (int i = 0; i < 50; i++) {
+        int ret = remote_call(&r, SYS_mmap, map, 0, &value);
+        ck_assert(!r.unsettled && (ret == 0 || ret == -ETIMEDOUT));
+        const uint64_t unmap[6] = {(uint64_t)value, 4096};
+        if (ret == 0)
+            ck_assert_int_eq(remote_call(&r, SYS_munmap, unmap, clock_mono_ns() + 1000000000u, &value), 0);
+    }
+    ck_assert_int_eq(remote_call(&r, SYS_pause, none, clock_mono_ns() + 20000000u, &value), -ETIMEDOUT);
+    ck_assert_int_eq(remote_call(&r, SYS_getpid, none, clock_mono_ns() + 1000000000u, &value), 0);
+    ck_assert_int_eq(value, pid);
+    ck_assert_int_eq(remote_end(&r), 0);
+    ck_assert_int_eq(exit_status(pid), 0);
+    tracee_release(&t);
+}
+END_TEST
+
+static int child_sleep_long(void)
+{
+    struct timespec nap = {2, 0};
+    return nanosleep(&nap, NULL);
+}
+
+/* One that no interrupt ends is not taken for one that was not made, nor its thread for dead. */
+START_TEST(test_unsettled)
+{
+    static struct remote r;
+    struct tracee t;
+    static const uint64_t none[6];
+    const uint64_t vfork_copy[6] = {CLONE_VFORK | SIGCHLD};
+    long value = 0;
+    pid_t pid = start(child_sleep_long);
+    ck_assert_int_eq(stop(&t, &r, pid), 0);
+    ck_assert_int_eq(remote_begin(&r), 0);
+    ck_assert_int_eq(remote_call(&r, SYS_clone, vfork_copy, clock_mono_ns() + 200000000u, &value), -ETIMEDOUT);
+    ck_assert(r.unsettled);
+    ck_assert_int_eq(remote_call(&r, SYS_getpid, none, clock_mono_ns() + 1000000000u, &value), -ETIMEDOUT);
+    kill(pid, SIGKILL);
+    ck_assert_int_eq(remote_end(&r), -ESRCH);
+    tracee_release(&t);
+}
+END_TEST
+
+/* A SIGSTOP that comes meanwhile stops the process afterwards, wherever it was met. */
+START_TEST(test_stopped_meanwhile)
+{
+    static struct remote r;
+    struct tracee t;
+    static const uint64_t none[6];
+    long value;
+    int status;
+    pid_t pid = start(child_sleep);
+    ck_assert_int_eq(stop(&t, &r, pid), 0);
+    ck_assert_int_eq(remote_begin(&r), 0);
+    kill(pid, SIGSTOP);
+    if (_i % 2)
+        (void)!remote_call(&r, SYS_getpid, none, 0, &value);
+    else
+        (void)!tracee_cont(&t, 0); /* as after a call that timed out */
+    usleep(_i / 2 * 500);
+    ck_assert_int_eq(remote_end(&r), 0);
+    ck_assert_int_eq(waitpid(pid, &status, WUNTRACED), pid);
+    ck_assert(WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP);
+    kill(pid, SIGCONT);
+    ck_assert_int_eq(exit_status(pid), 0);
+    tracee_release(&t);
+}
+END_TEST
+
 /* A tracer that ends without a word after `steps` steps. */
 static void tracer(pid_t pid, int steps)
 {
@@ -235,6 +315,9 @@ int main(void)
     tcase_add_loop_test(t, test_call, 0, KINDS);
     tcase_add_test(t, test_end_without_begin);
     tcase_add_test(t, test_killed_in_call);
+    tcase_add_test(t, test_late);
+    tcase_add_test(t, test_unsettled);
+    tcase_add_loop_test(t, test_stopped_meanwhile, 0, 8);
     tcase_add_loop_test(t, test_tracer_dies, 0, 5 * KINDS);
     tcase_add_test(t, test_classify);
     suite_add_tcase(s, t);

@@ -1,5 +1,6 @@
 /* The safe-point rule as a table: where a thread stands, and what is said of it. */
 #include <check.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -104,6 +105,34 @@ START_TEST(test_room)
 }
 END_TEST
 
+START_TEST(test_own_stack)
+{
+    struct maps_entry e[3] = {{.lo = 0x1000, .hi = 0x5000, .read = true, .write = true, .name = ""},
+                              {.lo = 0x6000, .hi = 0x9000, .read = true, .write = true, .name = ""},
+                              {.lo = 0xa000, .hi = 0xf000, .read = true, .write = true, .name = "[stack]"}};
+    struct maps m = {.entry = e, .count = 3};
+    ck_assert(safepoint_own_stack(&m, 0x4000, 0x4f00));
+    ck_assert(!safepoint_own_stack(&m, 0x4000, 0x3f00)); /* nobody's TCB is below */
+    ck_assert(!safepoint_own_stack(&m, 0x4000, 0x8f00));
+    ck_assert(!safepoint_own_stack(&m, 0x4000, 0x5000));
+    ck_assert(safepoint_own_stack(&m, 0xb000, 0x8f00));  /* the first thread's TCB is ld.so's */
+    ck_assert(!safepoint_own_stack(&m, 0x5800, 0x5900));
+}
+END_TEST
+
+/* Where a thread may be borrowed though its call answers EINTR, the call is begun anew. */
+START_TEST(test_eintr_is_mended)
+{
+    for (long nr = 0; nr < 600; nr++) {
+        struct proc_syscall sc = {.nr = (int)nr};
+        struct user_regs_struct regs = {.orig_rax = (unsigned long long)nr, .rax = (unsigned long long)-EINTR};
+
+        if (safepoint_rank(&sc, 'S') == SAFEPOINT_EINTR)
+            ck_assert_msg(remote_restart_kind(&regs) == REMOTE_RESTART_US, "call %ld", nr);
+    }
+}
+END_TEST
+
 START_TEST(test_rank)
 {
     struct proc_syscall sleeping = {.nr = SYS_poll}, epoll = {.nr = SYS_epoll_wait}, other = {.nr = SYS_mmap};
@@ -172,6 +201,8 @@ int main(void)
     tcase_add_loop_test(t, test_judge, 0, COUNT(rows));
     tcase_add_loop_test(t, test_is_return, 0, COUNT(calls));
     tcase_add_test(t, test_room);
+    tcase_add_test(t, test_own_stack);
+    tcase_add_test(t, test_eintr_is_mended);
     tcase_add_test(t, test_rank);
     tcase_add_test(t, test_caller_retries);
     tcase_add_loop_test(t, test_restart, 0, COUNT(restarts));

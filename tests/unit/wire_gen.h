@@ -187,7 +187,7 @@ static inline struct render_meta gen_meta(void)
     struct render_meta m = {
         .tool_version = "0.1.0", .pid = 4242, .starttime = 123456, .exe = "/usr/bin/python3.11",
         .cmdline = "python3 service.py --port 8000", .py_version = 0x030b0700, .glibc_major = 2, .glibc_minor = 36,
-        .threads = 3, .rss_bytes = 20000ull * GEN_PAGE, .page_size = GEN_PAGE, .pause_ns = 184000, .attempts = 1,
+        .threads = 3, .rss_bytes = 20000ull * GEN_PAGE, .page_size = GEN_PAGE, .pause_ns = 184000, .pause_sum_ns = 184000, .attempts = 1,
         .realtime_offset_ns = GEN_OFFSET, .start_mono_ns = GEN_START,
         .options = {.depth = 3, .rollup_budget_ppm = 5000},
         .selftest = {.pages_touched = 64, .flags = MP_SELF_STATM | MP_SELF_ROLLUP, .statm_ns = 620, .rusage_ns = 240,
@@ -201,7 +201,7 @@ static inline struct render_end gen_end(void)
 {
     struct render_end e = {.reason = "duration", .clean = true, .records = 11, .lost = 37, .cost_pct = 0.4312,
                            .overhead_pct = -1,
-                           .pause_ns = 184400, .wall_ns = 30000000000ull};
+                           .pause_ns = 184400, .pause_sum_ns = 184400, .attempts = 1, .wall_ns = 30000000000ull};
     return e;
 }
 

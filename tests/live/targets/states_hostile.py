@@ -7,6 +7,7 @@ import mmap
 import os
 import random
 import select
+import signal
 import socket
 import struct
 import threading
@@ -119,6 +120,7 @@ def frame(kind, body, count=1):
 
 
 HELLO, CODE, THREAD, NOTE = 1, 5, 6, 11
+NOTED = b"\x1b[2J\r\n\xff\x9b"
 
 
 def chunk_of(kind, number):
@@ -130,7 +132,7 @@ def chunk_of(kind, number):
     if kind == "long":
         return struct.pack("<IHH", 0xffffffff, 7, 0xffff)
     if kind == "notes":
-        return frame(NOTE, struct.pack("<IHH", 4, 8, 0) + b"\x1b[2J\r\n\xff\x9b") * 20000
+        return frame(NOTE, struct.pack("<IHH", 4, 8, 0) + NOTED) * 20000
     return b"".join(  # each function that there can be, with the longest names; threads without end
         frame(CODE, struct.pack("<IIIHHHH", 1 + (number * 64 + i) % 32768, 1, 0, 255, 1023, 255, 0) + b"n" * 255 + b"f" * 1023 + b"m" * 255)
         + frame(THREAD, struct.pack("<IiHHI", number * 64 + i, 1, 63, 0, 0) + b"t" * 63) for i in range(64))
@@ -138,6 +140,11 @@ def chunk_of(kind, number):
 
 def chunks_of(kind):
     number, same = 0, chunk_of(kind, 0) if kind == "notes" else None
+    if kind == "note":  # one, and then nothing
+        yield frame(NOTE, struct.pack("<IHH", 4, 8, 0) + NOTED)
+        while True:
+            time.sleep(0.02)
+            yield b""
     while True:
         number += 1
         yield same or chunk_of(kind, number)
@@ -151,7 +158,7 @@ def deepen(fd):
 
 class Impostor(states_contract.Quiet):
     """`prepare KIND`, before the session; `seize`: takes a copy of the agent's end, closes
-    the agent's, and talks in its place. `ambush ABI`: the same before the agent is there.
+    the agent's, and talks in its place. `ambush ABI [KIND]`: the same before the agent is there.
     `served`: how much it said, and whether it heard the launcher take its leave.
 
     All of it is in frames that were there before the hook: a thunk would have to stay for
@@ -169,7 +176,7 @@ class Impostor(states_contract.Quiet):
             self.go.set()
             control.tell(seizes=True)
         elif words[0] == "ambush":
-            self.begin(lambda: self.talk("notes", int(words[1])))
+            self.begin(lambda: self.talk(words[2] if len(words) > 2 else "notes", int(words[1])))
             control.tell(waits=True)
         elif words[0] == "served":
             self.thread.join(PATIENCE)
@@ -315,6 +322,16 @@ class Forger(states_contract.Quiet):
             else:
                 work.libc.munmap(place, size)
             control.tell(stray=words[0] == "stray")
+        elif words[0] == "toil_blocked":  # on a thread that blocks every signal, as ours do
+            def toil():
+                signal.pthread_sigmask(signal.SIG_BLOCK, set(range(1, 65)) - {32, 33})  # those are libc's
+                end = time.monotonic() + float(words[1])
+                control.tell(toils=True)
+                while time.monotonic() < end:
+                    pass
+            thread = threading.Thread(target=toil)
+            thread.daemon = True
+            thread.start()
         elif words[0] == "toil":
             control.tell(toils=True)
             end = time.monotonic() + float(words[1])

@@ -1,12 +1,13 @@
 """States that make processes."""
 import multiprocessing
 import os
+import signal
 import subprocess
 import threading
 
 import work
 from work import checksum
-from states_busy import fib
+from states_busy import Fib, fib
 
 
 class Fork(work.State):
@@ -63,4 +64,29 @@ class Spawn(work.State):
         return checksum(out)
 
 
-STATES = {"fork": Fork, "fork_thread": ForkThread, "multiprocessing": Multiprocessing, "spawn": Spawn}
+class Kin(work.State):
+    """Forks on command. The child works on, for as long as this process lives, and is told nothing."""
+
+    def step(self, i):
+        return checksum(fib(12 + i % work.PERIOD))
+
+    def command(self, words, control):
+        if words[0] != "fork":
+            return False
+        pid = os.fork()
+        if pid:
+            control.tell(child=pid)
+        else:
+            work.libc.prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL
+            control.fd = os.pipe()[0]
+        return True
+
+
+class ExecsOnSignal(Fib):
+    """SIGUSR2 has it execute another program."""
+
+    def setup(self, control):
+        signal.signal(signal.SIGUSR2, lambda number, frame: os.execv("/bin/sleep", ["sleep", "60"]))
+
+
+STATES = {"kin": Kin, "execs_on_signal": ExecsOnSignal, "fork": Fork, "fork_thread": ForkThread, "multiprocessing": Multiprocessing, "spawn": Spawn}

@@ -41,6 +41,7 @@ class Libc(object):
 
 libc = Libc()
 
+pid = None  # of the process that does the work, where it is another one
 kept = []  # what leak_pages keeps
 
 
@@ -210,7 +211,7 @@ def main(states):
     reference = [state.step(i) for i in range(PERIOD)]
     vars(account).update(vars(Account()))
     state.quiet()
-    control.tell(ready=True, state=name, pid=os.getpid(), version=sys.version.split()[0], reference=reference)
+    control.tell(ready=True, state=name, pid=pid or os.getpid(), version=sys.version.split()[0], reference=reference)
     if control.command()[0] == "run":
         control.tell(running=True)
         state.serve(control, reference)

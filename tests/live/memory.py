@@ -1,0 +1,58 @@
+"""A launcher that runs out of memory, at each allocation in turn: whatever it says of the
+target is true. On the build with fault points (make FAULTS=1, src/base/fault.h)."""
+import os
+import signal
+
+import harness
+import procfs
+from harness import check
+from sessions import nothing_left
+
+NOT_OURS = 10  # in the C library and libgcc before main, and in capstone, where no answer is looked for
+SESSION = ("-d", "1ms", "--timeout", "5s", "-o", os.devnull)
+UNCHANGED = "nothing in the target was changed"
+CLEAN = "nothing left behind"
+
+
+def said_of_target(result, left):
+    """What is false in it, or None."""
+    if left and CLEAN in result.err:
+        return "something is left"
+    if left and UNCHANGED in result.err:
+        return "the target was changed"
+    if UNCHANGED in result.err and harness.Launcher.BANNER in result.err:
+        return "it had been attached"
+    if "LEFT BEHIND:" in result.err and not left:
+        return "nothing is left"
+    if "there is no process" in result.err or "exited" in result.err:
+        return "the target is there"
+    return None
+
+
+def each_allocation(context, more):
+    """One allocation fails, or that and all later ones."""
+    if not context.faults:
+        raise harness.Skip("there is no build with fault points (make BUILD=.../faults FAULTS=1)")
+    crashed = []
+    with harness.Target(context.python, "select") as target:
+        path = context.file("passed")
+        harness.run(context.faults, "inject", "-p", target.pid, *SESSION, env=dict(os.environ, MEMPULSE_FAULT_LIST=path)).expect(0)
+        with open(path) as file:
+            count = [int(line.partition("#")[2]) for line in file if line.startswith("malloc-")][-1]
+        check(count > 100, "%d allocations are few", count)
+        for n in range(1, count + 1, 8 if more else 1):
+            fault = "malloc-0#%d%s:enomem" % (n, more)
+            result = harness.run(context.faults, "inject", "-p", target.pid, *SESSION, env=dict(os.environ, MEMPULSE_FAULT=fault))
+            false = said_of_target(result, procfs.ours(target.pid))
+            check(not false, "%s: %s\n%s", fault, false, result)
+            if result.code in (-signal.SIGSEGV, 127):
+                crashed.append(n)
+            nothing_left(target, 9)
+        check(len(crashed) <= NOT_OURS, "crashes at %s", crashed)
+        target.check_untouched()
+
+
+def tests(short):
+    if not short:
+        yield "memory: one allocation fails", lambda context: each_allocation(context, "")
+        yield "memory: all allocations fail from one on", lambda context: each_allocation(context, "+")
