@@ -1,8 +1,12 @@
 """The fault table: the launcher dies, fails or is stopped at each step of a session, and
-runs out of memory at any allocation. After each: the target is unharmed, what was in it
-goes by itself, and the next injection works. On the build with fault points
-(src/base/fault.h), which also lists them: the table is what one session passes."""
+runs out of memory at any allocation; the target is killed there, or exits, execs or
+crashes by itself. After each: the target is unharmed, what was in it goes by itself, and
+the next injection works. On the build with fault points (src/base/fault.h), which also
+lists them: the table is what one session passes, in each of several ways. A session
+whose point was not reached is told apart."""
 import collections
+import contextlib
+import itertools
 import os
 import re
 import signal
@@ -11,20 +15,34 @@ import time
 
 import harness
 import lap
+import outputs
 import procfs
 import table
 
 STATES = ("select", "fib", "threads", "raw_epoll")
+WAYS = (  # (way, state, what the interpreter must be): the points of each are different ones
+    ("inject", "lone_busy", lambda i: i.version == (3, 6)),  # is held until it has a GIL: `standstill`
+    ("inject", "gil_never_asked", lambda i: i.version >= (3, 7)),  # `hurry`
+    ("inject", "seccomp_strict", lambda i: True),  # no sockets: pipes
+    ("detach", "fib", lambda i: True),
+    ("sweep", "fib", lambda i: True),
+    ("cure", "kin", lambda i: True),
+    ("lines", "select", lambda i: True),
+    ("output", "registers", lambda i: True),
+)
 REQUESTS = {0x4200: "setoptions", 0x4201: "geteventmsg", 0x4204: "getregset", 0x4206: "seize", 0x4207: "interrupt", 0x4209: "peeksiginfo",
             0x420a: "getsigmask", 0x420b: "setsigmask", 0x420f: "get_rseq", 7: "cont", 12: "getregs", 13: "setregs", 17: "detach", 24: "syscall"}
 REPEATED = 12        # passages of a point that are tried; stops for a safe point can be many
 ALLOCATIONS = 40     # of one session that are made to fail, evenly spread; each once, and from there on
 STOP_SECONDS = 0.3   # for a stop in the midst of an injection, when a thread of the target stands too
 DURATION = "30ms"    # of a session
+LAP_SECONDS = 60     # of a way; then it is another's turn
+SELF = ("exit", "exec", "crash")
 SLAIN = (0, 3, 11)   # after a target's death: when all was over, before it was known, and in between
 CRASHES = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL)
 
-SLICE = collections.namedtuple("Slice", "name costly")("fault points", False)
+UNUSED = "ptrace-24#1:kill"  # after the thread was told to map a region, before anything is in it
+SLICES = [collections.namedtuple("Slice", "name costly")(name, False) for name in ("fault points", "faults of the output")]
 
 Point = collections.namedtuple("Point", "name kind n action")
 
@@ -41,10 +59,45 @@ def spec(point):
 
 class FaultLap(lap.Lap):
     """A lap whose sessions have one fault each."""
+    arenas_known = False  # a `detach` without memory was seen to leave two; maps_grew tells
 
     def __init__(self, *args, **options):
-        self.points = options.pop("points", None)
+        self.way = options.pop("way", "inject")
+        self.points, self.fired, self.child = None, None, None
         super().__init__(*args, **options)
+
+    # --- what is done to a target, and meets the fault ----------------------------------------
+
+    def words(self, target):
+        """The command, when all that it needs is there."""
+        if self.way in ("inject", "lines"):
+            return ("inject", "-p", target.pid, "-d", DURATION, "--timeout", "5s", "-q", "--json", "-o", os.devnull) + \
+                (("--lines",) if self.way == "lines" else ())
+        return "detach", "-p", self.child or target.pid, "--wait", "1s"
+
+    @contextlib.contextmanager
+    def scene(self, target):
+        """What the command finds: nothing; an agent at work; a region in which nobody ever ran; a child of a fork, with copies."""
+        launcher = None
+        if self.way in ("detach", "cure"):
+            launcher = harness.Launcher(self.binary, "inject", "-p", target.pid, "-o", os.devnull)
+            launcher.wait_attached(lap.ANSWER)
+        if self.way == "cure":
+            self.child = target.ask("fork")["child"]
+            launcher.signal(signal.SIGINT)
+            launcher.result(lap.ANSWER)
+        if self.way == "sweep":
+            harness.run(self.binary, "inject", "-p", target.pid, "-q", "-o", os.devnull, env=self.environment(MEMPULSE_FAULT=UNUSED))
+        try:
+            yield
+        finally:
+            if launcher:
+                launcher.__exit__()
+
+    @contextlib.contextmanager
+    def started(self, target, **variables):
+        with self.scene(target), harness.Launcher(self.binary, *self.words(target), env=self.environment(**variables)) as launcher:
+            yield launcher
 
     def environment(self, **more):
         return dict(os.environ, **more)
@@ -52,8 +105,9 @@ class FaultLap(lap.Lap):
     def list_points(self):
         """All passages of one session: [(name, kind, n)], in order."""
         path = os.path.join(self.folder, "points-%d" % self.number)
-        harness.run(self.binary, "inject", "-p", self.target.pid, "-d", "30ms", "-q", "-o", os.devnull,
-                    env=self.environment(MEMPULSE_FAULT_LIST=path)).expect(0)
+        with self.started(self.target, MEMPULSE_FAULT_LIST=path) as launcher:
+            launcher.result(lap.ANSWER).expect(0)
+        self.leave_child()
         with open(path) as file:
             rows = [re.match(r"(\w+)-(-?\d+)#(\d+)$", line).groups() for line in file.read().splitlines()]
         lap.remove(path)
@@ -66,50 +120,75 @@ class FaultLap(lap.Lap):
                 at = sorted({max(1, n * k // ALLOCATIONS) for k in range(ALLOCATIONS + 1)})
                 found += [Point(name, kind, "%d%s" % (k, more), "enomem") for k in at for more in ("", "+")]
             elif n <= REPEATED:
-                found += [Point(name, kind, n, action) for action in ("kill", "fail", "stop", "slay")]
+                found += [Point(name, kind, n, action) for action in ("kill", "fail", "stop", "slay", "bury") + SELF]
         self.random.shuffle(found)
         return found
+
+    # --- sessions ----------------------------------------------------------------------------
 
     def session(self):
         if self.points is None:
             self.points = self.plan()
             self.sessions = len(self.points)
         point = self.points.pop()
-        return [self.slain(point) if point.action == "slay" else self.one(point)]
+        self.doing = spec(point)
+        self.fired = os.path.join(self.folder, "fired-%d" % self.number)
+        row = self.slain(point) if point.action in ("slay", "bury") + SELF else self.one(point)
+        row["fired"] = os.path.exists(self.fired)
+        lap.remove(self.fired)
+        return [row]
+
+    def faulty(self, target, point):
+        return self.started(target, MEMPULSE_FAULT=spec(point), MEMPULSE_FAULT_TARGET=str(self.child or target.pid),
+                            MEMPULSE_FAULT_FIRED=self.fired)
+
+    def new_row(self, point):
+        text = spell(point) if self.way == "inject" else "%s: %s" % (self.way, spell(point))
+        return self.row("fault", point=text, n=str(point.n), action=point.action)
 
     def slain(self, point):
-        """The target dies at that step: the launcher says so, and neither crashes nor waits."""
-        row = self.row("fault", point=spell(point), n=str(point.n), action=point.action)
-        with lap.Target(self) as target:
-            with harness.Launcher(self.binary, "inject", "-p", target.pid, "-d", DURATION, "--timeout", "5s", "-q", "--json", "-o", os.devnull,
-                                  env=self.environment(MEMPULSE_FAULT=spec(point), MEMPULSE_FAULT_TARGET=str(target.pid))) as launcher:
+        """The target ends at that step: the launcher says so, and neither crashes nor waits."""
+        row = self.new_row(point)
+        with lap.Target(self, ends=point.action in SELF) as target:
+            with self.faulty(target, point) as launcher:
                 result = launcher.result(lap.ANSWER)
-            passed = target.process.poll() is not None
+            fired = os.path.exists(self.fired)
+            wrong = self.lives_on(target.pid) if fired and point.action == "exec" else []
             target.account = {}  # it has no last word
+            self.leave_child()
         row["code"] = result.code
-        if result.code not in (SLAIN if passed else (0,)):
-            row["failure"] = ("%s: exit code %d: %s" % (spec(point), result.code, result.err))[:lap.TEXT_KEPT]
+        if result.code not in (SLAIN if fired else (0,)):
+            wrong.append("exit code %d: %s" % (result.code, result.err))
+        if wrong:
+            row["failure"] = ("%s: %s" % (spec(point), "; ".join(wrong)))[:lap.TEXT_KEPT]
         return row
 
+    def lives_on(self, pid):
+        """What is wrong with the program that took the target's place."""
+        try:
+            procfs.wait_until(lambda: procfs.read(pid, "comm") == "sleep\n" and procfs.state(pid) == "S", lap.ANSWER, "it sleeps")
+            left = procfs.ours(pid) + ["it is traced"] * ("TracerPid:\t0" not in procfs.read(pid, "status"))
+            return left + ["it has %d threads" % n for n in [len(procfs.tasks(pid))] if n > 1]
+        except (OSError, AssertionError) as error:
+            return ["what it executed does not live: %s" % error]
+
     def one(self, point):
-        row = self.row("fault", point=spell(point), n=str(point.n), action=point.action)
-        with harness.Launcher(self.binary, "inject", "-p", self.target.pid, "-d", "30ms", "--timeout", "5s", "-q", "--json",
-                              "-o", os.devnull, env=self.environment(MEMPULSE_FAULT=spec(point))) as launcher:
+        row = self.new_row(point)
+        with self.faulty(self.target, point) as launcher:
             if point.action == "stop":
                 self.continue_later(launcher.process, STOP_SECONDS)
             result = launcher.result(lap.ANSWER)
         row["code"] = result.code
-        left = self.leaves()
-        if left:
-            row["swept"] = harness.run(self.binary, "detach", "-p", self.target.pid, "--wait", "5s").code
-            left = procfs.ours(self.target.seen())
+        self.kills += result.code == -signal.SIGKILL
+        self.outlived(row)
+        wrong = [row.pop("failure")] if "failure" in row else []
+        wrong += self.leave_child()
         following = harness.run(self.binary, "inject", "-p", self.target.pid, "-d", "10ms", "-q", "-o", os.devnull)
         row["next"] = following.code
-        wrong = []
-        if left:
-            wrong.append("left: " + "; ".join(left))
-        if point.name == "await" and point.action == "fail" and result.code:
+        if self.way == "inject" and point.name == "await" and point.action == "fail" and result.code:
             wrong.append("the thread stopped when it was not waited for any more, and the session said %d" % result.code)
+        if "swept" in row and '"changed_target":false' in result.err:
+            wrong.append("left, and the session said that nothing was changed")
         if result.code in CRASHES:
             wrong.append("the launcher crashed: %d" % result.code)
         if following.code:
@@ -118,7 +197,20 @@ class FaultLap(lap.Lap):
             wrong.append("the target does not answer")
         if wrong:
             row["failure"] = ("%s: %s" % (spec(point), "; ".join(wrong)))[:lap.TEXT_KEPT]
+        self.look(row)
         return row
+
+    def leave_child(self):
+        """The child of a fork is cleaned, and ended. What is wrong with it."""
+        child, self.child, wrong = self.child, None, []
+        if child and procfs.alive(child):
+            result = harness.run(self.binary, "detach", "-p", child, "--wait", "5s")
+            wrong += ["left in the child: " + line for line in procfs.ours(child)]
+            wrong += ["the child: detach says %d %s" % (result.code, result.err)] * (result.code != 0)
+            os.kill(child, signal.SIGKILL)
+        elif child:
+            wrong.append("the child is dead")
+        return wrong
 
     def continue_later(self, process, seconds):
         """A launcher that stopped itself is continued after a while."""
@@ -132,30 +224,41 @@ class FaultLap(lap.Lap):
 
 
 class FaultSlice(FaultLap):
-    """Each point once, at its first passage: the launcher dies there, or the step fails."""
+    """Each point once, at its first passage: the launcher dies there, or the step fails, or the target is dead."""
 
     def plan(self):
         return sorted({Point(name, kind, 1, action) for name, kind, n in self.list_points() if name != "malloc"
-                       for action in ("kill", "fail")})
+                       for action in ("kill", "fail", "bury")})
+
+
+def slice_lap(which, number, interpreter, *more):
+    """The lap of an entry of SLICES."""
+    state = next(s for s in table.STATES if s.name == ("registers" if which is SLICES[1] else STATES[0]))
+    return (outputs.OutputSlice if which is SLICES[1] else FaultSlice)(number, state, interpreter, *more)
+
+
+def turns(interpreters):
+    """(way, state, interpreter) without end: each way in turn, each on another interpreter the next time."""
+    states = {s.name: s for s in table.STATES}
+    ways = [("inject", name, lambda i: True) for name in STATES] + list(WAYS)
+    for n in itertools.count():
+        for k, (way, name, fits) in enumerate(ways):
+            fitting = [i for i in interpreters if i.kind is None and fits(i)]
+            if fitting:
+                yield way, states[name], fitting[(n + k) % len(fitting)]
 
 
 def run(campaign, interpreters):
-    """Every point, in some states, on each interpreter in turn until the time is over."""
-    states = [s for s in table.STATES if s.name in STATES]
-    jobs = [(state, interpreter) for k, interpreter in enumerate(i for i in interpreters if i.kind is None)
-            for state in [states[k % len(states)]]]
-    lock = threading.Lock()
+    """Every point of every way, LAP_SECONDS of each in turn, until the time is over."""
+    jobs, lock = turns(interpreters), threading.Lock()
 
     def work():
         while time.monotonic() < campaign.deadline:
             with lock:
-                if not jobs:
-                    return
-                state, interpreter = jobs.pop(0)
+                way, state, interpreter = next(jobs)
             number = campaign.results.next_lap()
-            one = FaultLap(number, state, interpreter, campaign.binary, campaign.helpers, campaign.folder, 1 << 30,
-                           campaign.deadline, number)
-            for row in one.run():
+            common = number, state, interpreter, campaign.binary, campaign.helpers, campaign.folder, 1 << 30, campaign.deadline, number, LAP_SECONDS
+            for row in (outputs.OutputLap(*common) if way == "output" else FaultLap(*common, way=way)).run():
                 campaign.results.add(row)
                 campaign.tell(row)
 

@@ -2,9 +2,11 @@
 
 A lap yields rows for the file of results: one for each session, one for the lap.
 A target is `harmed` when it died, its own account is not that of an undisturbed run, it
-no longer answers, or something of ours is in it at the end."""
+no longer answers, or something of ours is in it at the end. No word of the launcher's is
+taken for it: after each session the target is looked at from outside, while it works."""
 import ctypes
 import json
+import math
 import os
 import random
 import signal
@@ -18,17 +20,22 @@ import procfs
 HERE = os.path.dirname(os.path.abspath(__file__))
 TARGET = os.path.join(HERE, "targets", "campaign.py")
 PR_SET_PDEATHSIG = 1
+NOTHING = 7        # exit code of `detach --strict` that has found nothing
+NEWEST = (3, 13)  # what is newer is refused
 DURATION_MS = (5, 30)  # of a session; drawn anew for each
+ENDS_WITHIN = 0.030 * harness.SLOW  # seconds: from its start on, or from when it is hooked
+ENDED = (0, 3, 4, 11)  # of a session whose target ends: after it, before it, while it is looked at, in its midst
 KILL_WITHIN = 0.045 * harness.SLOW  # seconds: most launchers are hooked after 20 ms
 LEASE = 5 + 4 * harness.SLOW        # MP_GO_WAIT_MS (5 s, for a launcher's first byte) and what a loaded machine adds
 EMPTY = 0.5 * harness.SLOW          # for a thread that was told to clone, to have done so
 ANSWER = 60 * harness.SLOW          # for a busy target on a busy machine
 NOISE_STEPS = 12      # of `registers`: about as long as a session
 NICE = (0, 19, 19, 19, 19)  # of targets: most work beside the launchers rather than against them
+REGION, THUNK_CODE = 182 * 4096, 4096  # MP_REGION_SIZE: in one piece, so nobody has run there; THUNK_PAGE
+LOOKS, LOOK_STEP = 5, 0.02          # a descriptor or thread of the target's own may be there for a moment
 TEXT_KEPT = 700
 THUNK = "two thunk pages stay mapped, inert: a frame entered through them has not returned yet"
-ACTIONS = ("inject", "lines", "kill", "elsewhere", "two")
-WEIGHTS = (8, 2, 2, 2, 1)
+WEIGHTS = {"inject": 8, "lines": 2, "kill": 2, "elsewhere": 2, "two": 1}  # of actions, where a state doesn't say which
 libc = ctypes.CDLL(None)
 
 
@@ -55,10 +62,14 @@ class Target(harness.Target):
 
     forgiven = eintr = 0
 
-    def __init__(self, lap):
+    def __init__(self, lap, ends=False):
+        """ends: it ends itself when it gets a signal (targets/helper.c)."""
         state, interpreter = lap.state, lap.interpreter
         prefix = list(state.prefix(lap) if callable(state.prefix) else state.prefix)
         extra = state.env(lap) if callable(state.env) else state.env
+        if ends:
+            helper = os.path.join(lap.helpers, "helper.so")
+            extra = dict(extra, CAMPAIGN_ENDS="1", LD_PRELOAD=":".join(filter(None, (helper, extra.get("LD_PRELOAD")))))
         to_target, self.to = os.pipe()
         self.fro, from_target = os.pipe()
         self.stdio = tempfile.TemporaryFile()
@@ -66,8 +77,6 @@ class Target(harness.Target):
         env = dict(harness.target_environment(), CAMPAIGN_HELPERS=lap.helpers, **extra)
         if interpreter.inside:
             env["CAMPAIGN_TARGETS"] = env["CAMPAIGN_HELPERS"] = os.path.dirname(interpreter.inside)
-        if state.name == "leader_gone":
-            argv[argv.index(state.target)] = "leader_gone"
         self.process = harness.spawn(argv, pass_fds=(to_target, from_target), stdin=subprocess.DEVNULL, stdout=self.stdio,
                                      stderr=self.stdio, env=env, preexec_fn=lambda: die_with_us(lap.nice))
         os.close(to_target)
@@ -77,7 +86,10 @@ class Target(harness.Target):
             self.hello = self.answer(ANSWER)
             if "skip" in self.hello:
                 raise harness.Skip(self.hello["skip"])
-            self.pid = descendant(self.process.pid) if "unshare" in prefix[:1] else self.process.pid
+            if state.worker:
+                self.pid = self.hello["pid"]
+            elif "unshare" in prefix[:1]:
+                self.pid = descendant(self.process.pid)
             self.before = procfs.Snapshot(self.seen())
             self.run()
         except AssertionError as failure:
@@ -118,15 +130,18 @@ class Target(harness.Target):
 
 
 class Lap:
-    def __init__(self, number, state, interpreter, binary, helpers, folder, sessions, deadline, seed):
+    def __init__(self, number, state, interpreter, binary, helpers, folder, sessions, deadline, seed, seconds=math.inf):
+        """At most so many seconds of sessions; what the target takes to begin is not among them."""
         self.number, self.state, self.interpreter, self.binary = number, state, interpreter, binary
-        self.helpers, self.folder, self.sessions, self.deadline = helpers, folder, sessions, deadline
+        self.helpers, self.folder, self.sessions, self.deadline, self.seconds = helpers, folder, sessions, deadline, seconds
         self.random = random.Random(seed)
         self.before_exec = die_with_us
-        self.nice = self.random.choice(NICE)
+        self.nice = 0 if state.costly else self.random.choice(NICE)
         self.ends = []
         self.kills = 0
-        self.target = None
+        self.target = self.doing = None
+
+    arenas_known = True  # libc's malloc makes one more for our threads, and no second one
 
     def on_end(self, function):
         self.ends.append(function)
@@ -140,6 +155,7 @@ class Lap:
         harms, refused = [], 0
         try:
             with Target(self) as self.target:
+                self.deadline = min(self.deadline, time.monotonic() + self.seconds)
                 with self.around():
                     while done < self.sessions and time.monotonic() < self.deadline and self.target.process.poll() is None:
                         for row in self.session():
@@ -151,9 +167,9 @@ class Lap:
             yield self.row("skip", why=str(reason))
             return
         except AssertionError as failure:
-            harms.append(str(failure))
+            harms.append("%s: %s" % (self.doing, failure))
         except OSError as error:
-            harms.append("%s: %s" % (type(error).__name__, error))
+            harms.append("%s: %s: %s; status %s" % (self.doing, type(error).__name__, error, self.target and self.target.process.poll()))
         finally:
             for end in self.ends:
                 end()
@@ -170,13 +186,16 @@ class Lap:
         target, found = self.target, []
         if target.process.poll() is not None:
             return ["it ended with status %s: %s" % (target.process.returncode, target.said()[-TEXT_KEPT:])]
-        self.launch("detach", "--wait", "10s")
         self.after = target.pause()
         late = procfs.ours(target.seen()) if self.kills else []
-        if late and only_empty_region(late):  # mapped after detach had looked
+        if late and all_of(REGION, late):  # mapped after the last session's look
             self.launch("detach", "--wait", "10s")
             self.after = procfs.Snapshot(target.seen())
-        found += ["left: " + line for line in procfs.compare(target.before, self.after)]
+        found += ["left: " + text for kind, text in procfs.differences(target.before, self.after)
+                  if kind != "maps" or self.state.steady and self.arenas_known]
+        detached = self.launch("detach", "--strict", "--wait", "10s")
+        if detached.code != NOTHING:
+            found.append("detach at the end: %s" % detached)
         try:
             target.forgiven = self.kills if self.state.eintr else 0
             target.stop()
@@ -194,17 +213,35 @@ class Lap:
     # --- sessions ----------------------------------------------------------------------------
 
     def session(self):
-        actions = self.state.actions or ACTIONS
-        action = self.random.choices(actions, [WEIGHTS[ACTIONS.index(a)] for a in actions])[0]
+        actions = self.state.actions or tuple(WEIGHTS)
+        action = self.random.choices(actions, [WEIGHTS.get(a, 1) for a in actions])[0]
+        self.doing = action
         watched = self.state.target == "registers" and action == "inject"
         if watched:
             self.target.ask("gap")
         rows = getattr(self, "do_" + action)()
+        if action != "ends":
+            self.look(rows[-1])
         if watched:  # the gap of a session, and that of about the same time without one
             rows[0]["gap_ns"] = self.target.ask("gap")["gap"]
             self.target.work(NOISE_STEPS)
             rows[0]["noise_ns"] = self.target.ask("gap")["gap"]
         return rows
+
+    def look(self, row):
+        """From outside, with no word of the launcher's, while the target works: what the session left, or changed
+        in a refusal that changes nothing. Mappings, and what a state moves of itself, are compared at the lap's end."""
+        for n in range(LOOKS):
+            now = procfs.Snapshot(self.target.seen())
+            kinds = dict(procfs.differences(self.target.before, now))
+            seen = [text for kind, text in kinds.items() if kind != "maps" and kind not in self.state.moves]
+            if "ours" in kinds and row["code"] == -signal.SIGKILL and "swept" not in row:
+                self.outlived(row)  # the thread that was told to map it did so only now
+            elif not seen or "ours" in kinds:
+                break
+            time.sleep(LOOK_STEP)  # what stays is still there then
+        if seen and "failure" not in row:
+            row["failure"] = "seen after it: " + "; ".join(seen)[:TEXT_KEPT]
 
     def duration(self):
         return "%dms" % self.random.randint(*DURATION_MS)
@@ -212,10 +249,10 @@ class Lap:
     def launch(self, command, *options):
         return harness.run(self.binary, command, "-p", self.target.pid, *options)
 
-    def start(self, action, *options):
+    def start(self, action, *options, target=None):
         """A launcher with its output in a file of its own."""
         path = os.path.join(self.folder, "%d-%d.ndjson" % (self.number, self.random.randrange(1 << 30)))
-        launcher = harness.Launcher(self.binary, "inject", "-p", self.target.pid, "--json", "-o", path, *self.state.options, *options)
+        launcher = harness.Launcher(self.binary, "inject", "-p", (target or self.target).pid, "--json", "-o", path, *self.state.options, *options)
         launcher.path, launcher.begin, launcher.hooked, launcher.action = path, time.monotonic(), None, action
         return launcher
 
@@ -237,23 +274,34 @@ class Lap:
         row = self.row("session", action=launcher.action, code=result.code, **read_stream(launcher.path))
         if launcher.hooked is not None:
             row["hooked_ns"] = int(launcher.hooked * 1e9)
-        allowed = tuple(allowed or self.state.codes)
-        if self.stays():
-            allowed += (10,)
+        allowed = tuple(allowed or self.codes())
         name, unchanged = read_error(result.err)
         if name:
             row["error"] = name
         if result.code in (4, 5, 6, 8) and unchanged is False:
             row["changed"] = True
-        if result.code == 10 and 10 not in allowed and THUNK in result.err:
-            row["late"] = True  # a call that took longer than the launcher waits: it must go with the next detach
-            result.code = self.launch("detach", "--wait", "10s").code
+        if self.thunk_stayed(result):
+            row["late"], result.code = True, self.sweep(row)
         if result.code not in allowed or row.get("changed"):
             row["failure"] = result.err[-TEXT_KEPT:]
         return row
 
-    def stays(self):
-        return self.state.thunk_stays and not self.interpreter.monitoring
+    def codes(self):
+        return (4,) if self.interpreter.version > NEWEST else tuple(self.state.codes)
+
+    def thunk_stayed(self, result):
+        """A traced call took longer than the launcher waits: up to 3.11 its thunk stays, and nothing else."""
+        left = procfs.ours(self.target.seen())
+        return result.code == 10 and THUNK in result.err and not self.interpreter.monitoring and all_of(THUNK_CODE, left)
+
+    def sweep(self, row):
+        """What may have been left must go with the next detach."""
+        row["swept"] = self.launch("detach", "--wait", "10s").code
+        return row["swept"]
+
+    def may_stay(self, left):
+        """After a launcher that died: a mapping in which nobody runs, or a thunk under a call that lasts."""
+        return self.state.hurried or all_of(REGION, left) or not self.interpreter.monitoring and all_of(THUNK_CODE, left)
 
     def simple(self, action, *options):
         with self.start(action, *options) as launcher:
@@ -270,6 +318,8 @@ class Lap:
         from another terminal, takes away what stands there."""
         self.kills += 1
         with self.start("kill", "-d", "60s") as launcher:
+            if self.random.random() < 0.5:  # a busy machine may take longer than KILL_WITHIN to hook
+                self.wait_hooked(launcher)
             try:
                 launcher.process.wait(self.random.uniform(0, KILL_WITHIN))
             except subprocess.TimeoutExpired:
@@ -279,24 +329,36 @@ class Lap:
             row = self.row("session", action="kill", code=launcher.process.returncode)
             remove(launcher.path)
         if self.random.random() < 0.5:
-            swept = self.launch("detach", "--wait", "5s")
-            row["swept"] = swept.code
+            self.detach(row)
+        self.outlived(row)
+        return [row]
+
+    def detach(self, row):
+        """From another terminal."""
+        result = self.launch("detach", "--wait", "5s")
+        row["detach"] = result.code
+        if self.thunk_stayed(result):
+            row["late"], result.code = True, self.sweep(row)
+        if result.code:
+            row["failure"] = "detach: %d %s" % (result.code, result.err[-TEXT_KEPT:])
+
+    def outlived(self, row):
+        """The launcher has died: what ran in the target leaves by itself, and only what nobody runs in is swept."""
         begin = time.monotonic()
         left = self.leaves()
         row["lease_ns"] = int((time.monotonic() - begin) * 1e9)
-        if left:  # in an empty mapping nobody runs; see launcher_killed_early in the live tests
-            row["swept"] = self.launch("detach", "--wait", "5s").code
+        if left and self.may_stay(left):
+            self.sweep(row)
             left = procfs.ours(self.target.seen())
         if left:
-            row["failure"] = "after SIGKILL: " + "; ".join(left)[:TEXT_KEPT]
-        return [row]
+            row["failure"] = "the launcher is gone, and still there is: " + "; ".join(left)[:TEXT_KEPT]
 
     def leaves(self):
-        """What is left when nothing changes any more. An empty mapping stays: it is not
-        waited for as long as an agent is."""
+        """What is left when nothing changes any more. What nobody runs in is not waited for
+        as long as an agent is."""
         begin = time.monotonic()
         left = procfs.ours(self.target.seen())
-        while left and time.monotonic() - begin < (EMPTY if only_empty_region(left) else LEASE):
+        while left and time.monotonic() - begin < (EMPTY if self.may_stay(left) else LEASE):
             time.sleep(0.01)
             left = procfs.ours(self.target.seen())
         return left
@@ -305,23 +367,32 @@ class Lap:
         with self.start("elsewhere", "-d", "60s") as launcher:
             if not self.wait_hooked(launcher):
                 return [self.end(launcher)]
-            detached = self.launch("detach", "--wait", "5s")
+            told = {}
+            self.detach(told)
             row = self.end(launcher)
-        row["detach"] = detached.code
-        if detached.code not in (0, 10) or (detached.code == 10 and not self.stays()):
-            row["failure"] = detached.err[-TEXT_KEPT:]
-        return [row]
+        return [dict(row, **told)]
 
     def do_two(self):
         """At the same moment: both are told the truth, and the target has one agent at most."""
         with self.start("two", "-d", self.duration()) as one, self.start("two", "-d", self.duration()) as other:
-            allowed = tuple(self.state.codes) + (6,)
+            allowed = self.codes() + (6,)
             return [self.end(one, allowed), self.end(other, allowed)]
 
 
-def only_empty_region(left):
-    """A mapping without a name of ours: nobody runs there."""
-    return all("r-xp" in line and not procfs.OURS.search(line) for line in left)
+    def do_ends(self):
+        """A target of its own comes to its end while a session begins, runs or is over."""
+        with Target(self) as target:
+            with self.start("ends", "-d", self.duration(), target=target) as launcher:
+                if self.random.random() < 0.5:
+                    self.wait_hooked(launcher)
+                time.sleep(self.random.uniform(0, ENDS_WITHIN))  # not for readiness: any moment will do
+                target.stop()
+                return [self.end(launcher, ENDED)]
+
+
+def all_of(size, left):
+    """Whether mappings of that size are all that is left. A region whose code is a mapping of its own is in use, or was."""
+    return all(not line.startswith("fd ") and procfs.Mapping(line).size == size for line in left)
 
 
 def remove(path):

@@ -44,9 +44,10 @@ class Sum:
 
     def __init__(self):
         self.sessions = self.refused = self.failures = self.residue = self.killed = self.swept = 0
-        self.pauses, self.hooked, self.retries, self.gaps, self.noise = [], [], [], [], []
+        self.pauses, self.hooked, self.retries, self.gaps, self.noise, self.leases = [], [], [], [], [], []
         self.codes = collections.Counter()
         self.laps = self.harmed = self.eintr = self.late = 0
+        self.maps, self.rss = [], []  # what a target grew by, for each session
         self.pythons, self.longest = set(), 0
 
     def session(self, row):
@@ -58,7 +59,9 @@ class Sum:
         self.residue += row["code"] == 10
         self.killed += row["action"] == "kill"
         self.late += row.get("late", False)
-        for name, values in (("pause_ns", self.pauses), ("hooked_ns", self.hooked), ("gap_ns", self.gaps), ("noise_ns", self.noise)):
+        self.swept += "swept" in row and row["action"] == "kill"
+        for name, values in (("pause_ns", self.pauses), ("hooked_ns", self.hooked), ("gap_ns", self.gaps), ("noise_ns", self.noise),
+                             ("lease_ns", self.leases)):
             if row.get(name) is not None:
                 values.append(row[name])
         if row.get("attempts"):
@@ -69,6 +72,9 @@ class Sum:
         self.eintr += row.get("eintr_of_kills") or 0
         self.harmed += bool(row["harms"])
         self.longest = max(self.longest, row["sessions"])
+        if row["sessions"] and "maps_grew" in row:
+            self.maps.append(row["maps_grew"] / row["sessions"])
+            self.rss.append(row["rss_grew"] / 1024.0 / row["sessions"])
 
 
 class Book:
@@ -115,13 +121,18 @@ def head(*cells):
 
 
 FIGURES = ("sessions", "targets", "refused", "failed", "harmed", "left", "pause p50", "p99", "max (us)", "hooked p50", "p99", "max (ms)",
-           "stops again: mean", "most")
+           "stops again: mean", "most", "mappings more: p50", "max", "KiB more: p50", "max")
 
 
 def figures(one):
     retries = ("%.2f" % (sum(one.retries) / len(one.retries)), max(one.retries)) if one.retries else ("", "")
     return [one.sessions, one.laps, one.refused or "", one.failures or "", one.harmed or "", one.residue or ""] + \
-        three(one.pauses, us) + three(one.hooked, ms) + list(retries)
+        three(one.pauses, us) + three(one.hooked, ms) + list(retries) + grown(one.maps, "%.2f") + grown(one.rss, "%.1f")
+
+
+def grown(values, spell):
+    ordered = sorted(values)
+    return [spell % percentile(ordered, 0.5), spell % ordered[-1]] if ordered else ["", ""]
 
 
 def tell_total(book):
@@ -130,6 +141,11 @@ def tell_total(book):
         "%d were refused, as they should be, with nothing changed; in %d the launcher was SIGKILLed at a random moment; " % (t.refused, t.killed) + \
         "the target that lived longest saw %d sessions." % t.longest
     yield ""
+    if t.killed:
+        yield "After a SIGKILL what runs in the target leaves by itself: within p50 %s ms, p99 %s ms, at most %s ms; " % tuple(three(t.leases, ms)) + \
+            "in %d of them something stayed in which nobody runs, a mapping that was never used or a thunk under a call that lasts, and `detach` " % t.swept + \
+            "swept it. Anything else that stays is a failure."
+        yield ""
     yield "A launcher that is SIGKILLed while it holds a thread stopped can't put its system call back: %d such EINTRs were seen, in %d kills " % (t.eintr, t.killed) + \
         "(they are not harms here, a kernel that loses its tracer does the same to any program; more EINTRs than kills would be). " \
         "In %d sessions a traced call lasted longer than the launcher waits, it said so (exit 10), and the next detach had to find the target clean." % t.late
@@ -184,6 +200,10 @@ def tell_table(title, rows):
 def tell_states(book):
     yield "## By state"
     yield ""
+    yield "What a target grew by is divided by its sessions: the target's own work is in it, and what its first session costs for good " \
+        "(libc's malloc arena for one thread more, two mappings). Where the target's own mappings do not move (`STEADY` there, as `still.py` " \
+        "and laps of hundreds of sessions showed), each other mapping more or less is a harm."
+    yield ""
     yield "The names are those of `tests/campaign/table.py`; `%s` and so on run a part: `make campaign CAMPAIGN=\"--only NAME,NAME\"`." % table.STATES[0].name
     yield ""
     group = None
@@ -229,23 +249,39 @@ def tell_skips(book):
     yield ""
 
 
+def tell_stopped(book):
+    rows = [row for row in book.faults if row["action"] == "stopped" and row.get("gap_ns") is not None]
+    if not rows:
+        return ""
+    return " Of the stopped launchers' sessions each lost records, counted: %s; the longest gap was %s ms, without a session %s ms." % (
+        ", ".join(str(row["lost"]) for row in rows[:TOLD]), ms(max(row["gap_ns"] for row in rows)), ms(max(row["noise_ns"] for row in rows)))
+
+
 def tell_faults(book):
     if not book.faults:
         return
     yield "## Faults"
     yield ""
     yield "A build with fault points (`src/base/fault.h`): the launcher is killed, stopped for 0.3 s or told that the step failed, at each passage of " \
-        "each point; the target is killed there (`slay`); and an allocation of its own fails, once or from there on. Afterwards the target answers, nothing of ours is left " \
-        "(`swept`: by `detach`; else by itself, within the lease), and the next injection works. A number of passages is that of all interpreters together."
+        "each point; the target is killed there (`slay`; `bury`: and has ended when the step begins), or it calls _exit, execv or abort itself there, " \
+        "in a signal's handler; and an allocation of the launcher's fails, once or from there on. Afterwards the target answers, nothing of ours is left " \
+        "(by itself, within the lease; `swept`, by `detach`, may only be what nobody runs in), and the next injection works; what was executed " \
+        "lives on, untraced, with nothing of ours. Before a colon stands the way: `detach` of an agent at work, `sweep` of a region that a dead " \
+        "launcher left, `cure` of a fork's child, `lines`; else it is `inject`, in states of all kinds. A session whose point was not reached " \
+        "(a passage that depends on chance) is not counted as tried. A number of passages is that of all interpreters together."
     yield ""
     sums = collections.defaultdict(list)
     for row in book.faults:
         sums[row["point"], row["action"]].append(row)
-    yield from head("point", "action", "tried", "exit codes", "swept", "failed")
+    yield "`output`: a full disk, a pipe that nobody holds, one that is full and never read, and the launcher stopped for 30 s while it is hooked. " \
+        "The target works on meanwhile; its heartbeat shows no gap of 500 ms beyond the machine's own." + tell_stopped(book)
+    yield ""
+    yield from head("point", "action", "fired", "not reached", "exit codes", "swept", "failed")
     for (point, action), rows in sorted(sums.items()):
-        codes = collections.Counter(row["code"] for row in rows)
-        yield line(point, action, len(rows), ", ".join("%s: %d" % item for item in codes.most_common()),
-                   sum("swept" in row for row in rows) or "", sum("failure" in row for row in rows) or "")
+        fired = [row for row in rows if row.get("fired")]
+        codes = collections.Counter(row["code"] for row in fired)
+        yield line(point, action, len(fired), len(rows) - len(fired) or "", ", ".join("%s: %d" % item for item in codes.most_common()),
+                   sum("swept" in row for row in fired) or "", sum("failure" in row for row in rows) or "")
     yield ""
 
 
@@ -276,7 +312,10 @@ stdio, which must stay empty. A target lives for up to some hundred sessions and
 compared from outside with what it was before the first: mappings, descriptors, threads,
 signal masks. It is *harmed* when it died, computed another value, lost a signal, saw an
 EINTR, no longer answers, or has something of ours in it at the end. A session *failed*
-when it ended with an exit code that its state does not allow, or changed what it refused.
+when it ended with an exit code that its state does not allow, or when something of ours, another
+descriptor, thread or signal mask was seen from outside right after it, whatever it said itself:
+`clean` and `with nothing changed` are looked up here. The last `detach` of each target must find
+nothing to do.
 
 A session is one of: inject and detach after 5 to 30 ms; the same with `--lines`; SIGKILL of the
 launcher at a random moment; `detach` from elsewhere; two launchers at once. The pause is

@@ -183,7 +183,7 @@ class Campaign:
         count, seconds = (FIRST_LAP, FIRST_SECONDS) if young else (self.options.count or LONG_LAP, LONG_SECONDS)
         number = self.results.next_lap()
         one = lap.Lap(number, state, interpreter, self.binary, self.helpers, self.folder, count,
-                      min(self.deadline, time.monotonic() + seconds), "%d %s" % (number, time.time()))
+                      self.deadline, "%d %s" % (number, time.time()), seconds)
         skipped = False
         for row in one.run():
             self.results.add(row)
@@ -192,7 +192,7 @@ class Campaign:
         return skipped
 
     def tell(self, row):
-        self.sessions += row["t"] in ("session", "fault")
+        self.sessions += row["t"] == "session" or row.get("fired", False)
         bad = row.get("failure") or row.get("harms")
         if bad:
             self.bad += 1
@@ -246,21 +246,18 @@ class Slice:
         return "%s: campaign %s" % (cell[1].name, cell[0].name)
 
     def with_faults(self, binary, interpreters):
-        """The fault points in front of the states, in one state of one interpreter."""
+        """The fault points in front of the states, in one state of one interpreter; the faults of the output with them."""
         plain = [i for i in interpreters if i.kind is None]
-        cell = (faults.SLICE, plain[-1] if plain else None)
-        if plain and self.options.pattern in self.name(cell):
-            self.faulty = binary
-            self.cells.insert(0, cell)
+        for n, which in enumerate(faults.SLICES):
+            if plain and self.options.pattern in self.name((which, plain[-1 - n])):
+                self.faulty = binary
+                self.cells.insert(n, (which, plain[-1 - n]))
 
     def one(self, cell):
-        number, now = self.cells.index(cell) + 1, time.monotonic()
-        if cell[0] is faults.SLICE:
-            state = next(s for s in table.STATES if s.name == faults.STATES[0])
-            return faults.FaultSlice(number, state, cell[1], self.faulty, self.helpers, self.folder, 1 << 30,
-                                     self.deadline, number)
-        return lap.Lap(number, *cell, self.binary, self.helpers, self.folder, SLICE_LAP,
-                       min(self.deadline, now + SLICE_SECONDS), number)
+        number = self.cells.index(cell) + 1
+        if cell[0] in faults.SLICES:
+            return faults.slice_lap(cell[0], number, cell[1], self.faulty, self.helpers, self.folder, 1 << 30, self.deadline, number)
+        return lap.Lap(number, *cell, self.binary, self.helpers, self.folder, SLICE_LAP, self.deadline, number, SLICE_SECONDS)
 
     def lap(self, cell):
         one = self.one(cell)

@@ -15,7 +15,7 @@ import harness
 SOURCES = os.path.join(HERE, "targets")
 SECONDS = 300
 ALLOCATORS = {"libjemalloc.so.2": "libjemalloc2", "libtcmalloc_minimal.so.4": "libtcmalloc-minimal4"}
-PACKAGES = ("uvloop", "gevent", "coverage", "debugpy", "numpy", "setuptools")
+PACKAGES = ("uvloop", "gevent", "coverage", "debugpy", "numpy", "setuptools", "gunicorn", "celery")
 VENV = (3, 12)  # the interpreter that gets the packages, else the newest
 
 
@@ -32,10 +32,10 @@ def call(*argv, **options):
 
 
 def compile_helpers(folder):
-    for name, libs in (("helper", ["-lpthread", "-ldl"]), ("small", [])):
-        source, out = os.path.join(SOURCES, name + ".c"), os.path.join(folder, name + ".so")
+    for home, name in ((SOURCES, "helper"), (SOURCES, "small"), (harness.TARGETS, "woken")):
+        source, out = os.path.join(home, name + ".c"), os.path.join(folder, name + ".so")
         if not os.path.exists(out) or os.path.getmtime(out) < os.path.getmtime(source):
-            call(os.environ.get("CC", "gcc"), "-O2", "-g", "-shared", "-fPIC", "-o", out, source, *libs)
+            call(os.environ.get("CC", "gcc"), "-O2", "-g", "-shared", "-fPIC", "-o", out, source, "-lpthread", "-ldl")
 
 
 def compile_framehook(folder, interpreter):
@@ -65,14 +65,17 @@ def fetch_allocators(folder):
 
 
 def make_venv(folder, interpreters):
+    """Each package is tried once; one that can't be had is left alone from then on."""
     venv = os.path.join(folder, "venv")
-    if os.path.exists(venv):
-        return
     by_version = {i.version: i for i in interpreters}
     base = by_version.get(VENV) or by_version[max(by_version)]
-    if call(base.path, "-m", "venv", venv):
-        for package in PACKAGES:
+    if not os.path.exists(venv) and not call(base.path, "-m", "venv", venv):
+        return
+    for package in PACKAGES:
+        tried = os.path.join(venv, "tried-" + package)
+        if not os.path.exists(tried):
             call(os.path.join(venv, "bin", "python3"), "-m", "pip", "install", "-q", "--only-binary", ":all:", package)
+            open(tried, "w").close()
 
 
 def prepare(folder, packages):

@@ -20,9 +20,22 @@ CGROUP_ROOM = 4 << 20
 WAIT = 10
 
 
+# What targets move of themselves while they work, as still.py has seen it: not compared then.
+MOVES = {}
+for moved, names in (("threads signals", "threads thread_churn rseq malloc_2 malloc_16 fork_thread"),
+                     ("signals", "sigalrm sigprof queued lone_alarms raw_sigtimedwait fork spawn multiprocessing"),
+                     ("fds", "fork fork_thread spawn multiprocessing imports uvloop gunicorn celery")):
+    for name in names.split():
+        MOVES.setdefault(name, set()).update(moved.split())
+
+# Whose mappings stay as they are, with libc's malloc and in hundreds of sessions: compared at the end of a lap.
+STEADY = frozenset("""select epoll sleep event read raw_poll raw_nanosleep raw_futex raw_epoll raw_recv raw_semop raw_sigtimedwait fib alloc
+                      c_extensions generators registers lone_busy lone_idle lone_alarms malloc_1 malloc_2""".split())
+
+
 class State:
     def __init__(self, name, group, target=None, codes=(0,), prefix=(), env=None, after=None, pythons=None,
-                 only=None, least=None, costly=False, thunk_stays=False, options=(), eintr=False):
+                 only=None, least=None, costly=False, options=(), eintr=False, worker=False, hurried=False):
         self.name, self.group, self.target, self.codes = name, group, target or name, codes
         self.prefix, self.env, self.after, self.pythons = prefix, env or {}, after, pythons
         self.actions = only          # None: all
@@ -30,7 +43,9 @@ class State:
         self.costly = costly         # one at a time on the machine
         self.options = options       # of inject
         self.eintr = eintr           # waits where a stop means EINTR: a launcher killed in the stop leaves it that
-        self.thunk_stays = thunk_stays  # frames that do not return: exit 10 is right up to 3.11
+        self.worker = worker         # the process that works is another one, whose pid the target says
+        self.hurried = hurried       # nobody asks for its GIL: without a launcher that helps an agent never gets it, and stays
+        self.moves, self.steady = MOVES.get(self.target, ()), name in STEADY
 
 
 # --- surroundings --------------------------------------------------------------------------
@@ -127,7 +142,7 @@ GDB = ("gdb", "-nx", "-q", "-p", "PID", "-ex", "set pagination off", "-ex", "con
 
 STATES = [State(name, "idle, through Python") for name in ("select", "epoll", "sleep", "event", "read")]
 STATES += [State(name, "idle, straight through ctypes") for name in ("raw_poll", "raw_nanosleep", "raw_futex")]
-STATES += [State(name, "idle, straight through ctypes", eintr=True) for name in ("raw_epoll", "raw_recv", "raw_semop", "raw_sigtimedwait")]
+STATES += [State(name, "idle, straight through ctypes", eintr=True) for name in ("raw_epoll", "raw_epoll_pwait2", "raw_recv", "raw_semop", "raw_sigtimedwait")]
 STATES += [State(name, "busy") for name in ("fib", "alloc", "c_extensions", "generators", "recursion", "deep", "registers", "imports")]
 STATES += [State(name, "no thread ever") for name in ("lone_busy", "lone_idle", "lone_alarms")]
 STATES += [
@@ -137,29 +152,38 @@ STATES += [
     State("idle_one_arena", "malloc", "select", codes=(0, 8), env={"MALLOC_ARENA_MAX": "1"}),
     State("jemalloc_1", "malloc", "malloc_1", env=preloaded("libjemalloc.so.2")),
     State("jemalloc_2", "malloc", "malloc_2", env=preloaded("libjemalloc.so.2")),
+    State("jemalloc_16", "malloc", "malloc_16", env=preloaded("libjemalloc.so.2")),
     State("tcmalloc_1", "malloc", "malloc_1", env=preloaded("libtcmalloc_minimal.so.4")),
     State("tcmalloc_2", "malloc", "malloc_2", env=preloaded("libtcmalloc_minimal.so.4")),
+    State("tcmalloc_16", "malloc", "malloc_16", env=preloaded("libtcmalloc_minimal.so.4")),
 
+    State("gil_never_asked", "threads", "switch_interval", env=preloaded("woken.so"), hurried=True),
     State("threads", "threads"), State("thread_churn", "threads"), State("threads_500", "threads", costly=True),
     State("small_stack", "threads"), State("leader_gone", "threads"),
+    State("coroutine", "threads", codes=(0, 8)), State("rseq", "threads"), State("rseq_off", "threads", "threads", env={"GLIBC_TUNABLES": "glibc.pthread.rseq=0"}),
     State("pinned", "scheduling", "threads", prefix=("taskset", "-c", "0")),
     State("sched_idle", "scheduling", "mixed", prefix=("chrt", "-i", "0")),
     State("nice_19", "scheduling", "mixed", prefix=("nice", "-n", "19")),
 
     State("sigalrm", "signals"), State("sigprof", "signals"), State("queued", "signals"),
-    State("fork", "processes"), State("fork_thread", "processes"), State("multiprocessing", "processes"), State("spawn", "processes"),
+    State("fork", "processes"), State("fork_thread", "processes"), State("multiprocessing", "processes"), State("spawn", "processes"), State("kin", "processes"),
+
+    State("main_ended", "shutting down"), State("at_exit", "shutting down"), State("finalizing", "shutting down", codes=(4,), only=REFUSED),
+    State("ends", "shutting down", "mixed", only=("ends",)),
 
     State("stopped", "held by others", "mixed", codes=(8,), after=stopped, only=REFUSED),
     State("traced_by_strace", "held by others", "mixed", codes=(6,), after=traced_by("strace", "-f", "-o", "/dev/null", "-p", "PID"), only=REFUSED),
     State("traced_by_gdb", "held by others", "sleep", codes=(6,), after=traced_by(*GDB), only=REFUSED),
 
-    State("resident", "size", costly=True), State("mappings", "size", costly=True),
+    State("resident", "size", costly=True), State("resident_8", "size", costly=True), State("mappings", "size", costly=True),
     State("limit_as", "limits", codes=(8,), only=REFUSED), State("limit_as_room", "limits"),
     State("limit_nofile", "limits", codes=(8,), only=REFUSED),
     State("cgroup_memory", "limits", "mixed", prefix=in_cgroup, after=little_memory),
 
     State("seccomp_service", "permissions"), State("seccomp_strict", "permissions"), State("seccomp_kill_memfd", "permissions", codes=(5,), only=REFUSED),
     State("seccomp_no_open", "permissions", codes=(5,), only=REFUSED),
+    State("seccomp_kill_code", "permissions", codes=(5,), only=REFUSED), State("seccomp_one_thread", "permissions", codes=(5,), only=REFUSED),
+    State("seccomp_no_new_code", "permissions", codes=(0, 5)),  # thunks (up to 3.11) are new code
     State("dumpable_0", "permissions"), State("setuid_worker", "permissions"),
 
     State("namespaces", "containers", "mixed", prefix=NAMESPACES),
@@ -174,5 +198,6 @@ STATES += [
     State("asyncio", "with other tools"), State("asyncio_forever", "with other tools"),
     State("uvloop", "with other tools", pythons="venv"), State("gevent", "with other tools", pythons="venv"),
     State("debugpy", "with other tools", codes=(0, 6), pythons="venv", env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"}), State("numpy", "with other tools", pythons="venv"),
+    State("gunicorn", "with other tools", pythons="venv", worker=True), State("celery", "with other tools", pythons="venv", worker=True),
     State("venv_covered", "with other tools", "covered", codes=(0, 6), pythons="venv"),
 ]

@@ -4,6 +4,7 @@ $CAMPAIGN_HELPERS names the folder of the libraries that setup.py built."""
 import os
 import sys
 
+MAP_POPULATE = 0x8000  # mmap has a name for it from 3.10 on
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.environ.get("CAMPAIGN_TARGETS") or os.path.join(HERE, "..", "..", "live", "targets"))
 sys.path.insert(0, HERE)
@@ -14,10 +15,12 @@ if sys.argv[1].startswith("lone_"):
     work.main(lone.STATES)
     sys.exit(0)
 
+import atexit
 import ctypes
 import importlib
 import mmap
 import resource
+import select
 import signal
 import threading
 import time
@@ -28,6 +31,7 @@ from states_busy import churn, fib
 from work import account, checksum, libc, raw_call
 
 import campaign_limits
+import campaign_servers
 import campaign_tools
 from campaign_helper import helper_lib, helper_path
 
@@ -81,6 +85,54 @@ class Malloc2(Malloc):
 
 class Malloc16(Malloc):
     threads, rounds = 16, 1000
+
+
+class Rseq(work.State):
+    """Threads that are in restartable sequences nearly all the time: what one loses is counted."""
+    ROUNDS = 1000
+
+    def setup(self, control):
+        self.lib = helper_lib()
+        self.lib.helper_rseq_storm.restype = ctypes.c_int64
+        if self.lib.helper_rseq_storm(1) < 0:
+            return "no restartable sequences in this libc"
+
+    def step(self, i):
+        return checksum((i % work.PERIOD, self.lib.helper_rseq_storm(self.ROUNDS)))
+
+    def quiet(self):
+        settle(1)
+
+
+class Coroutine(work.State):
+    """Waits on a small stack of its own making, with other data right below."""
+
+    def setup(self, control):
+        self.lib = helper_lib()
+
+    def step(self, i):
+        return checksum((i % work.PERIOD, [self.lib.helper_on_small_stack() for _ in range(3)]))
+
+
+class EpollPwait2(work.State):
+    """Straight through syscall(2): a wait that a bare stop ends with EINTR."""
+    NUMBER = 441
+
+    def setup(self, control):
+        self.fd = select.epoll()
+        self.room = ctypes.create_string_buffer(16)
+        self.time = states.Timespec(0, 20000000)
+        libc.syscall.argtypes = None
+        if raw_call(self.wait) == -1:
+            return "no epoll_pwait2 here"
+
+    def wait(self):
+        long = ctypes.c_long
+        return libc.syscall(long(self.NUMBER), long(self.fd.fileno()), ctypes.byref(self.room), long(1), ctypes.byref(self.time),
+                            None, long(0))
+
+    def step(self, i):
+        return checksum((i % work.PERIOD, raw_call(self.wait)))
 
 
 class Imports(work.State):
@@ -177,11 +229,18 @@ class SmallStack(Mixed):
 
 class Resident(Mixed):
     """1 GiB of memory in use, in small pages."""
+    SIZE = 1 << 30
 
     def setup(self, control):
-        self.block = mmap.mmap(-1, 1 << 30)
-        for at in range(0, 1 << 30, work.PAGE):
-            self.block[at] = 1
+        with open("/proc/meminfo") as file:
+            free = next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable:"))
+        if free < 2 * self.SIZE:
+            return "%d MiB of memory are free" % (free >> 20)
+        self.block = mmap.mmap(-1, self.SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_POPULATE)
+
+
+class Resident8(Resident):
+    SIZE = 8 << 30
 
 
 class Mappings(Mixed):
@@ -216,15 +275,45 @@ class Deep(work.State):
 STATES = dict(states.STATES)
 STATES.update({
     "mixed": Mixed, "registers": Registers, "malloc_1": Malloc, "malloc_2": Malloc2, "malloc_16": Malloc16,
-    "imports": Imports, "sigprof": Sigprof, "thread_churn": ThreadChurn, "threads_500": Threads500,
-    "small_stack": SmallStack, "resident": Resident, "mappings": Mappings, "deep": Deep,
+    "rseq": Rseq, "coroutine": Coroutine, "raw_epoll_pwait2": EpollPwait2, "imports": Imports, "sigprof": Sigprof, "thread_churn": ThreadChurn, "threads_500": Threads500,
+    "small_stack": SmallStack, "resident": Resident, "resident_8": Resident8, "mappings": Mappings, "deep": Deep,
 })
 STATES.update(campaign_limits.states(Mixed))
 STATES.update(campaign_tools.states(Mixed))
 
 
+class Teardown:
+    """The program within Py_Finalize, which begins by dropping what sys.argv and sys.last_value were."""
+
+    def __init__(self):
+        self.argv = sys.argv
+
+    def __del__(self):
+        sys.argv = self.argv
+        if sys.is_finalizing():
+            STATES["finalizing"] = Mixed
+            work.main(STATES)
+
+
+def at_exit():
+    STATES["at_exit"] = Mixed
+    atexit.register(work.main, STATES)
+
+
+def main_ended():
+    """The main thread is at its end and waits for the others."""
+    STATES["main_ended"] = Mixed
+    threading.Thread(target=work.main, args=(STATES,)).start()
+
+
+def finalizing():
+    sys.last_value = Teardown()
+
+
 def without_leader():
     """The program on another thread, the leader gone from the kernel's view."""
+    STATES["leader_gone"] = Mixed
+
     def run():
         work.main(STATES)
         os._exit(0)
@@ -232,9 +321,7 @@ def without_leader():
     libc.syscall(ctypes.c_long(60), ctypes.c_long(0))  # exit(2), of this thread; ctypes has let go of the GIL
 
 
+WAYS = dict(campaign_servers.SERVERS, leader_gone=without_leader, at_exit=at_exit, main_ended=main_ended, finalizing=finalizing)
+
 if __name__ == "__main__":
-    if sys.argv[1] == "leader_gone":
-        STATES["leader_gone"] = Mixed
-        without_leader()
-    else:
-        work.main(STATES)
+    WAYS.get(sys.argv[1], lambda: work.main(STATES))()

@@ -2,6 +2,7 @@
 import ctypes
 import os
 import resource
+import threading
 
 from work import libc
 
@@ -15,6 +16,10 @@ SERVICE = {nr: ERRNO | EPERM for nr in (101, 155, 163, 165, 166, 167, 169, 175, 
 STRICT = {41: ERRNO | EPERM, 53: ERRNO | EPERM, 319: ERRNO | EPERM, 435: ERRNO | ENOSYS}  # socket, socketpair, memfd_create, clone3
 KILL_MEMFD = {319: KILL}
 NO_OPEN = {257: ERRNO | EPERM}
+# By argument: (its number, bits that are all set, what to do then). KILL_CODE: mmap with PROT_EXEC.
+# NO_NEW_CODE: systemd's MemoryDenyWriteExecute, that is mmap with PROT_WRITE|PROT_EXEC, mprotect with PROT_EXEC.
+KILL_CODE = {9: (2, 4, KILL)}
+NO_NEW_CODE = {9: (2, 6, ERRNO | EPERM), 10: (2, 4, ERRNO | EPERM)}
 
 
 class Instruction(ctypes.Structure):
@@ -29,7 +34,12 @@ def install_filter(rows):
     """A seccomp filter: what to do for each number, ALLOW for all others."""
     code = [(0x20, 0, 0, 0)]  # load the number
     for nr, action in sorted(rows.items()):
-        code += [(0x15, 0, 1, nr), (0x06, 0, 0, action)]
+        if isinstance(action, tuple):
+            number, bits, action = action
+            code += [(0x15, 0, 5, nr), (0x20, 0, 0, 16 + 8 * number), (0x54, 0, 0, bits), (0x15, 0, 1, bits),
+                     (0x06, 0, 0, action), (0x06, 0, 0, ALLOW)]
+        else:
+            code += [(0x15, 0, 1, nr), (0x06, 0, 0, action)]
     code.append((0x06, 0, 0, ALLOW))
     array = (Instruction * len(code))(*[Instruction(*row) for row in code])
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -37,6 +47,23 @@ def install_filter(rows):
     if libc.prctl(PR_SET_SECCOMP, 2, ctypes.byref(Program(len(code), array)), 0, 0):
         return "no seccomp filters here"
     return None
+
+
+def filter_one_thread():
+    """A thread that waits under a filter of its own."""
+    told = []
+
+    def run():
+        told.append(install_filter(SERVICE))
+        ready.set()
+        threading.Event().wait()
+
+    ready = threading.Event()
+    thread = threading.Thread(target=run)
+    thread.daemon = True
+    thread.start()
+    ready.wait()
+    return told[0]
 
 
 def lowest_free():
@@ -71,6 +98,9 @@ def states(base):
         "seccomp_strict": lambda: install_filter(STRICT),
         "seccomp_kill_memfd": lambda: install_filter(KILL_MEMFD),
         "seccomp_no_open": lambda: install_filter(NO_OPEN),
+        "seccomp_kill_code": lambda: install_filter(KILL_CODE),
+        "seccomp_no_new_code": lambda: install_filter(NO_NEW_CODE),
+        "seccomp_one_thread": filter_one_thread,
         "dumpable_0": lambda: libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) or None,
         "setuid_worker": become_nobody,
         "limit_as": lambda: address_space(1 << 20),

@@ -3,10 +3,13 @@
  * shared library, called through ctypes, so without the interpreter's lock. */
 #include <dlfcn.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <ucontext.h>
+#include <unistd.h>
 #include <x86intrin.h>
 
 #define VECTORS 16
@@ -162,6 +165,120 @@ unsigned helper_malloc_storm(int threads, unsigned rounds, unsigned seed)
     return sum;
 }
 
+/* ---- restartable sequences -------------------------------------------------------------- */
+
+struct rseq_abi { /* linux/rseq.h: struct rseq, of which glibc registers one for each thread */
+    uint32_t cpu_id_start, cpu_id;
+    uint64_t critical;
+};
+
+#define RSEQ_SPIN 4000 /* turns within a sequence: almost all of the time is spent there */
+#define CPUS_MAX 1024
+#define LINE 64
+
+struct counters {
+    struct { volatile uint64_t n; char rest[LINE - 8]; } cpu[CPUS_MAX];
+};
+
+struct rseq_job {
+    struct counters *c;
+    ptrdiff_t offset;
+    unsigned rounds;
+};
+
+/* One more on this CPU's counter, read long before it is written; 0 when that was
+ * interrupted and did not happen. */
+static int rseq_count(struct rseq_abi *r, struct counters *c)
+{
+    int done;
+    uint64_t spin = RSEQ_SPIN;
+
+    __asm__ volatile(".pushsection .data.rel.local, \"aw\"\n .balign 32\n"
+                     "3: .long 0, 0\n .quad 1f, 2f - 1f, 4f\n .popsection\n"
+                     "lea 3b(%%rip), %%rax\n mov %%rax, 8(%[r])\n"
+                     "1: mov 4(%[r]), %%eax\n shl $6, %%rax\n mov (%[c], %%rax), %%rdx\n"
+                     "5: dec %[spin]\n jnz 5b\n"
+                     "inc %%rdx\n mov %%rdx, (%[c], %%rax)\n"
+                     "2: mov $1, %[done]\n jmp 6f\n"
+                     ".byte 0x0f, 0xb9, 0x3d\n .long 0x53053053\n" /* the signature in front of an abort handler */
+                     "4: xor %[done], %[done]\n"
+                     "6: movq $0, 8(%[r])\n"
+                     : [done] "=&r"(done), [spin] "+r"(spin) : [r] "r"(r), [c] "r"(c) : "rax", "rdx", "memory", "cc");
+    return done;
+}
+
+static void *rseq_run(void *arg)
+{
+    struct rseq_job *job = arg;
+    struct rseq_abi *r;
+
+    __asm__("mov %%fs:0, %0" : "=r"(r));
+    r = (struct rseq_abi *)((char *)r + job->offset);
+    for (unsigned i = 0; i < job->rounds;)
+        i += (unsigned)rseq_count(r, job->c);
+    return NULL;
+}
+
+/* Two threads and this one count on their CPU's counter; what is missing at the end, which
+ * is nothing, or -1 where glibc (before 2.35) has no sequences. */
+int64_t helper_rseq_storm(unsigned rounds)
+{
+    const ptrdiff_t *offset = dlsym(RTLD_DEFAULT, "__rseq_offset");
+    const unsigned *size = dlsym(RTLD_DEFAULT, "__rseq_size");
+    struct counters *c;
+    struct rseq_job job;
+    pthread_t id[2];
+    uint64_t sum = 0;
+    int started = 0;
+
+    if (!offset || !size || !*size || posix_memalign((void **)&c, LINE, sizeof *c))
+        return -1;
+    memset(c, 0, sizeof *c);
+    job = (struct rseq_job){c, *offset, rounds};
+    while (started < 2 && !pthread_create(&id[started], NULL, rseq_run, &job))
+        started++;
+    rseq_run(&job);
+    for (int i = 0; i < started; i++)
+        pthread_join(id[i], NULL);
+    for (int i = 0; i < CPUS_MAX; i++)
+        sum += c->cpu[i].n;
+    free(c);
+    return (int64_t)(started + 1) * rounds - (int64_t)sum;
+}
+
+/* ---- a coroutine's stack ----------------------------------------------------------------- */
+
+#define POOL 65536
+#define SMALL 2048
+
+static void wait_here(void)
+{
+    struct timespec ts = {0, 2000000};
+
+    nanosleep(&ts, NULL);
+}
+
+/* Waits in nanosleep on a small stack in the midst of other data; how many bytes of that changed. */
+int helper_on_small_stack(void)
+{
+    unsigned char *pool = malloc(POOL);
+    ucontext_t here, there;
+    int wrong = 0;
+
+    if (!pool || getcontext(&there))
+        return -1;
+    memset(pool, 0x5a, POOL);
+    there.uc_stack.ss_sp = pool + POOL / 2;
+    there.uc_stack.ss_size = SMALL;
+    there.uc_link = &here;
+    makecontext(&there, wait_here, 0);
+    swapcontext(&here, &there);
+    for (int i = 0; i < POOL; i++)
+        wrong += pool[i] != 0x5a && (i < POOL / 2 || i >= POOL / 2 + SMALL);
+    free(pool);
+    return wrong;
+}
+
 /* Opens and closes a library again and again; how often that succeeded. */
 int helper_dlopen_storm(const char *path, int rounds)
 {
@@ -174,4 +291,28 @@ int helper_dlopen_storm(const char *path, int rounds)
             dlclose(lib);
     }
     return done;
+}
+
+/* ---- a process that ends itself --------------------------------------------------------- */
+
+static void end_here(int number)
+{
+    char *const argv[] = {"sleep", "300", NULL};
+
+    if (number == SIGUSR1)
+        _exit(7);
+    if (number == SIGUSR2)
+        execv("/bin/sleep", argv);
+    abort();
+}
+
+/* Preloaded, with CAMPAIGN_ENDS set: a signal is answered on whichever thread takes it, and
+ * no interpreter is asked (src/base/fault.c sends them: exit, exec, crash). */
+__attribute__((constructor)) static void end_on_signals(void)
+{
+    if (!getenv("CAMPAIGN_ENDS"))
+        return;
+    signal(SIGUSR1, end_here);
+    signal(SIGUSR2, end_here);
+    signal(SIGSEGV, end_here);
 }
