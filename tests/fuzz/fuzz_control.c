@@ -12,6 +12,7 @@
 #include "control.h"
 #include "fuzz.h"
 #include "inject/ours.h"
+#include "thunk_page.h"
 #include "inject/room.h"
 
 #define FUZZ_BOOT_HEAD 1u    /* the boot block's first words are as they should be */
@@ -114,7 +115,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (flags & FUZZ_MAGIC)
         memcpy(memory, MP_REGION_MAGIC, sizeof(MP_REGION_MAGIC) - 1);
     if (flags & FUZZ_THUNK)
-        memcpy(memory + THUNK_AT + MP_PAGE, OURS_THUNK_MAGIC, sizeof(OURS_THUNK_MAGIC) - 1);
+        memcpy(memory + THUNK_AT + MP_PAGE, THUNK_MAGIC, sizeof(THUNK_MAGIC) - 1);
     put_boot(&in, flags, boot_len);
     put_control(&in, flags);
     ours_find(&o, getpid(), &maps);

@@ -56,6 +56,8 @@ static void rank(struct fuzz_in *in)
     fuzz_take(in, &sp, sizeof(sp));
     if (maps_parse(&m, (const char *)in->at, in->left) < 0)
         return;
+    if (safepoint_own_stack(&m, sp, sp + 1))
+        FUZZ_HOLDS(maps_at(&m, sp - 1) && maps_at(&m, sp - 1)->hi > sp - 1);
     if (safepoint_has_room(&m, sp, 4096))
         FUZZ_HOLDS(maps_at(&m, sp - 4096) && maps_at(&m, sp - 4096) == maps_at(&m, sp - 1));
     maps_release(&m);
