@@ -30,6 +30,7 @@ struct detach {
     /* found */
     bool found;          /* something of ours was there */
     bool cured;          /* an agent with the GIL has been there to take it out */
+    bool changed;        /* by this detach: something has been taken out, or told to go */
     struct inject_agent agent;
     bool asked;          /* it lived and was asked to leave: its account is of this detach */
     struct inject_snapshot *before; /* as it was before this detach */
@@ -125,6 +126,7 @@ static int detach_retry(struct detach *d, struct mp_failure *f)
             return n;
         /* Not before copies are cured: their regions tell which descriptors they have. */
         n = d->cured || !inject_copies(d->pid) ? inject_sweep(d->pid, d->talk.log, &pause_ns, f) : 0;
+        d->changed |= n > 0;
         if (n < 0 && (!detach_busy(f) || clock_mono_ns() >= deadline))
             return n;
         if (n < 0)
@@ -137,6 +139,7 @@ static int detach_retry(struct detach *d, struct mp_failure *f)
             n = residue_cure(&d->talk, d->pid, d->timeout_ns, f);
             if (n < 0)
                 return n;
+            d->changed = true;
             continue;
         }
         if (clock_mono_ns() >= deadline)
@@ -172,7 +175,10 @@ static int detach_do(struct detach *d, struct mp_failure *f)
         n = residue_detach(&d->talk, d->pid, &d->agent, d->timeout_ns, f);
     else
         n = residue_cure(&d->talk, d->pid, d->timeout_ns, f);
-    return n ? n : detach_retry(d, f);
+    if (n)
+        return n;
+    d->changed = true;
+    return detach_retry(d, f);
 }
 
 /* Of the interpreter's hook slots, those that differ from what the agent found before it
@@ -298,6 +304,7 @@ static int run(int argc, char **argv)
     cmd_watch_off();
     cmd_unlock(&lock);
     inject_snapshot_free(d.before);
+    f.changed_target |= d.changed;
     if (n < 0 && d.found)
         cmd_touched(d.pid, &f);
     if (n < 0)

@@ -63,24 +63,35 @@ int residue_detach(const struct talk *t, pid_t pid, struct inject_agent *a, uint
         return n;
     }
     for (;;) {
-        struct mp_failure ignored = {0};
+        struct mp_failure look = {0};
         struct inject_agent now;
 
-        n = inject_find_agent(pid, &now, &ignored);
-        if (n < 0 && ignored.code == MP_E_ESRCH) {
+        n = inject_find_agent(pid, &now, &look);
+        if (n < 0 && look.code == MP_E_ESRCH) {
             n = mp_fail(f, MP_E_TARGET_EXITED, 0, "process %d ended meanwhile", (int)pid);
             cmd_touched(pid, f);
             return n;
         }
-        if (n <= 0)
+        if (n == 0)
             return 0;
+        if (n < 0 && clock_mono_ns() >= deadline) {
+            *f = look;
+            f->changed_target = true; /* it has been told to leave */
+            return n;
+        }
+        if (n < 0) {
+            pause_step();
+            continue;
+        }
         a->control = now.control;
         if (now.control.state == MP_STATE_GONE || now.control.state == MP_STATE_RESIDUE)
             return inject_ack_detach(pid, &now);
-        if (clock_mono_ns() >= deadline)
+        if (clock_mono_ns() >= deadline) {
+            f->changed_target = true;
             return mp_fail(f, MP_E_RESIDUE, 0, "the agent in process %d is still there%s%s", (int)pid,
                            now.control.state == MP_STATE_UNHOOKING ? ", inert, and waits for " : "",
                            now.control.state == MP_STATE_UNHOOKING ? residue_waits_for(&now) : "");
+        }
         if (!said && now.control.state == MP_STATE_UNHOOKING) {
             cmd_say(t, "the hooks are inert; the agent waits for %s", residue_waits_for(&now));
             said = true;

@@ -430,6 +430,8 @@ static int borrow_round(struct borrow *b, size_t *ret_seen, struct mp_failure *f
 {
     struct borrow_candidate *c;
     long n = borrow_candidates(b, &c);
+    if (n == -ENOMEM)
+        return mp_fail(f, MP_E_INTERNAL, ENOMEM, "out of memory");
     if (n < 0)
         return borrow_gone(b->plan, f);
     int r = 0;

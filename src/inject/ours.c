@@ -17,6 +17,7 @@ enum {
     PAGES_LOOKED_AT = 1024,      /* per anonymous executable mapping (a JIT may have gigabytes) */
     PAGES_LOOKED_AT_ALL = 65536, /* in all of them: a target may have made as many mappings as it liked */
     DATA_LOOKED_AT = 1 << 20,    /* bytes of the agent's data, far more than it has */
+    DATA_CHUNK = 1 << 14,        /* of them at a time */
     DATA_LOOKED_AT_ALL = 64      /* mappings that bear the agent's name; its own are a few */
 };
 
@@ -154,21 +155,20 @@ int ours_read_control(pid_t pid, raddr_t at, struct mp_control *ret)
 
 static bool scan_data(pid_t pid, const struct maps_entry *e, raddr_t *ret)
 {
-    size_t len = e->hi - e->lo < DATA_LOOKED_AT ? (size_t)(e->hi - e->lo) : DATA_LOOKED_AT, at;
-    unsigned char *buf = malloc(len);
-    ssize_t n = buf ? mem_read_some(pid, e->lo, buf, len) : -ENOMEM;
-    bool found = false;
+    raddr_t end = e->hi - e->lo < DATA_LOOKED_AT ? e->hi : e->lo + DATA_LOOKED_AT;
+    uint64_t word[DATA_CHUNK / sizeof(uint64_t)];
+    ssize_t n = DATA_CHUNK;
     /* Mappings begin at a page, so multiples of 64 here are multiples of 64 there. */
-    for (at = 0; !found && n > 0 && at + sizeof(uint64_t) <= (size_t)n; at += 64) {
-        uint64_t word;
-        memcpy(&word, buf + at, sizeof(word));
-        if (word == MP_CONTROL_MAGIC) {
-            *ret = e->lo + at;
-            found = true;
+    for (raddr_t at = e->lo; at < end && n == DATA_CHUNK; at += DATA_CHUNK) {
+        n = mem_read_some(pid, at, word, end - at < DATA_CHUNK ? (size_t)(end - at) : DATA_CHUNK);
+        for (ssize_t i = 0; i + (ssize_t)sizeof(*word) <= n; i += 64) {
+            if (word[i / (ssize_t)sizeof(*word)] != MP_CONTROL_MAGIC)
+                continue;
+            *ret = at + (raddr_t)i;
+            return true;
         }
     }
-    free(buf);
-    return found;
+    return false;
 }
 
 int ours_next_control(pid_t pid, const struct maps *m, struct ours_walk *walk, raddr_t *ret_addr)

@@ -12,6 +12,15 @@ NOT_OURS = 10  # in the C library and libgcc before main, and in capstone, where
 SESSION = ("-d", "1ms", "--timeout", "5s", "-o", os.devnull)
 UNCHANGED = "nothing in the target was changed"
 CLEAN = "nothing left behind"
+NOTHING = "nothing of mempulse is there"
+
+
+def allocations(path):
+    """How many a run has made."""
+    with open(path) as file:
+        count = [int(line.partition("#")[2]) for line in file if line.startswith("malloc-")][-1]
+    check(count > 100, "%d allocations are few", count)
+    return count
 
 
 def said_of_target(result, left):
@@ -31,18 +40,13 @@ def said_of_target(result, left):
 
 def each_allocation(context, more):
     """One allocation fails, or that and all later ones."""
-    if not context.faults:
-        raise harness.Skip("there is no build with fault points (make BUILD=.../faults FAULTS=1)")
-    crashed = []
+    crashed, faulty = [], harness.faulty()
     with harness.Target(context.python, "select") as target:
         path = context.file("passed")
-        harness.run(context.faults, "inject", "-p", target.pid, *SESSION, env=dict(os.environ, MEMPULSE_FAULT_LIST=path)).expect(0)
-        with open(path) as file:
-            count = [int(line.partition("#")[2]) for line in file if line.startswith("malloc-")][-1]
-        check(count > 100, "%d allocations are few", count)
-        for n in range(1, count + 1, 8 if more else 1):
+        harness.run(faulty, "inject", "-p", target.pid, *SESSION, env=dict(os.environ, MEMPULSE_FAULT_LIST=path)).expect(0)
+        for n in range(1, allocations(path) + 1, 8 if more else 1):
             fault = "malloc-0#%d%s:enomem" % (n, more)
-            result = harness.run(context.faults, "inject", "-p", target.pid, *SESSION, env=dict(os.environ, MEMPULSE_FAULT=fault))
+            result = harness.run(faulty, "inject", "-p", target.pid, *SESSION, env=dict(os.environ, MEMPULSE_FAULT=fault))
             false = said_of_target(result, procfs.ours(target.pid))
             check(not false, "%s: %s\n%s", fault, false, result)
             if result.code in (-signal.SIGSEGV, 127):
@@ -52,7 +56,59 @@ def each_allocation(context, more):
         target.check_untouched()
 
 
+def said_by_detach(result, ended, left):
+    """What is false in what a detach said, of a session that has ended since, or not."""
+    text = result.out + result.err
+    if NOTHING in text:
+        return "something was there"
+    if CLEAN in text and left:
+        return "something is left"
+    if UNCHANGED in text and ended:
+        return "it ended the session"
+    if "there is no process" in text or "exited" in text:
+        return "the target is there"
+    return None
+
+
+def detach_each_allocation(context, more):
+    """The same for a detach."""
+    def detach(**env):
+        return harness.run(faulty, "detach", "-p", target.pid, "--timeout", "2s", env=dict(os.environ, **env))
+
+    faulty = harness.faulty()
+    with harness.Target(context.python, "select") as target:
+        path, crashed, n, count = context.file("passed"), [], 1, None
+        while count is None or n <= count:
+            with harness.Launcher(context.binary, "inject", "-p", target.pid, "-o", os.devnull) as launcher:
+                launcher.wait_attached()
+                if count is None:
+                    detach(MEMPULSE_FAULT_LIST=path).expect(0)
+                    count = allocations(path)
+                    continue
+                fault = "malloc-0#%d%s:enomem" % (n, more)
+                result = detach(MEMPULSE_FAULT=fault)
+                left = procfs.ours(target.pid)
+                try:
+                    launcher.result(0.2)
+                    ended = True
+                except harness.Failure:
+                    ended = False
+                false = said_by_detach(result, ended, left)
+                check(not false, "%s: %s\n%s", fault, false, result)
+                if result.code in (-signal.SIGSEGV, 127):
+                    crashed.append(n)
+                if not ended:
+                    harness.run(context.binary, "detach", "-p", target.pid).expect(0)
+                    launcher.result()
+            nothing_left(target, 9)
+            n += 4 if more else 2
+        check(len(crashed) <= NOT_OURS, "crashes at %s", crashed)
+        target.check_untouched()
+
+
 def tests(short):
     if not short:
+        yield "memory: one allocation of detach fails", lambda context: detach_each_allocation(context, "")
+        yield "memory: all allocations of detach fail from one on", lambda context: detach_each_allocation(context, "+")
         yield "memory: one allocation fails", lambda context: each_allocation(context, "")
         yield "memory: all allocations fail from one on", lambda context: each_allocation(context, "+")

@@ -45,8 +45,6 @@ class Context:
 
     def __init__(self, interpreter, binary, folder, pauses):
         self.interpreter, self.binary, self.folder, self.pauses = interpreter, binary, folder, pauses
-        faults = os.path.join(ROOT, os.environ.get("BUILD", "build"), "faults", "mempulse")
-        self.faults = faults if os.access(faults, os.X_OK) else None  # the build with fault points
 
     @property
     def python(self):
