@@ -458,7 +458,7 @@ int session_open(struct session *s, const struct mp_options *o, uint64_t deadlin
         return err;
     s->image_known = proc_image_id(s->pid, s->image) == 0;
     signal(SIGPIPE, SIG_IGN); /* a channel of pipes has no MSG_NOSIGNAL */
-    err = inject_run(s->plan, left_ms, t->log, &s->inj, f);
+    err = inject_run(s->plan, left_ms, wake_fd, t->log, &s->inj, f);
     if (err && f->changed_target) { /* what it could not take back may be leaving by itself */
         f->changed_target = false;
         session_abandon(s, f);

@@ -496,6 +496,12 @@ static int borrow_failed(const struct borrow *b, size_t seen, unsigned deadline_
     return borrow_no_safe_point(b, deadline_ms, f);
 }
 
+static bool borrow_interrupted(const struct borrow *b)
+{
+    struct pollfd wake = {b->wake_fd, POLLIN, 0}; /* poll(2) passes over a negative one */
+    return poll(&wake, 1, 0) > 0;
+}
+
 int borrow_thread(struct borrow *b, unsigned deadline_ms, struct mp_failure *f)
 {
     uint64_t begin = clock_mono_ns(), deadline = begin + (uint64_t)deadline_ms * 1000000u;
@@ -506,6 +512,9 @@ int borrow_thread(struct borrow *b, unsigned deadline_ms, struct mp_failure *f)
         int r = borrow_round(b, &seen, f);
         if (r != 0)
             return r < 0 ? r : 0;
+        if (borrow_interrupted(b))
+            return mp_fail(f, MP_E_INTERRUPTED, 0, "interrupted after %u stops of a thread of process %d, none at a safe point",
+                           b->attempts, (int)b->plan->facts.pid);
         b->any_stack = clock_mono_ns() - begin > BORROW_STACK_NS;
         borrow_sleep(b);
     } while (clock_mono_ns() < deadline);

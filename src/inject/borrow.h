@@ -17,6 +17,7 @@
 struct borrow {
     const struct inject_plan *plan;
     FILE *log;
+    int wake_fd;         /* readable ends the search: MP_E_INTERRUPTED; -1: nothing does */
     struct tracee t;
     struct remote remote;
     struct user_regs_struct regs; /* of the thread as it was stopped */
@@ -47,8 +48,8 @@ int borrow_run(void (*fn)(void *arg), void *arg) MP_MUST_CHECK;
 /* Finds and stops a thread within deadline_ms. On success the thread stands,
  * unchanged, with b->remote prepared for remote_begin; the caller gives it back
  * with borrow_return. 0; MP_E_NO_SAFE_POINT, MP_E_NO_THREAD, MP_E_STOPPED,
- * MP_E_TARGET_EXITED, MP_E_EPERM, MP_E_BUSY_TRACED: nothing in the target was
- * changed then. *b must be zeroed but for plan and log. */
+ * MP_E_TARGET_EXITED, MP_E_EPERM, MP_E_BUSY_TRACED, MP_E_INTERRUPTED: nothing in the
+ * target was changed then. *b must be zeroed but for plan, log and wake_fd. */
 int borrow_thread(struct borrow *b, unsigned deadline_ms, struct mp_failure *f) MP_MUST_CHECK;
 
 /* The same for one thread, tid, and no other. stale: it is known to have been waiting for long,

@@ -51,9 +51,10 @@ struct inject_result {
     uint64_t region_base; /* where the boot region lies in the target */
 };
 
-/* Injects. deadline_ms bounds the search for a safe point. On failure everything
+/* Injects. deadline_ms bounds the search for a safe point, and wake_fd, when it becomes
+ * readable, ends it (MP_E_INTERRUPTED; -1: nothing does). On failure everything
  * is undone (or f->changed_target says otherwise), and ret_result is untouched. */
-int inject_run(struct inject_plan *p, unsigned deadline_ms, FILE *log, struct inject_result *ret_result,
+int inject_run(struct inject_plan *p, unsigned deadline_ms, int wake_fd, FILE *log, struct inject_result *ret_result,
                struct mp_failure *f) MP_MUST_CHECK;
 
 /* Reads the boot block of a region, to explain why nothing came over the socket

@@ -319,12 +319,13 @@ static void run_job(void *arg)
     r->ret = run_all(r);
 }
 
-int inject_run(struct inject_plan *p, unsigned deadline_ms, FILE *log, struct inject_result *ret_result,
+int inject_run(struct inject_plan *p, unsigned deadline_ms, int wake_fd, FILE *log, struct inject_result *ret_result,
                struct mp_failure *f)
 {
     struct run r = {.plan = p, .deadline_ms = deadline_ms, .log = log, .f = f, .channel = {-1, -1}, .start_ns = clock_mono_ns()};
     r.borrow.plan = p;
     r.borrow.log = log;
+    r.borrow.wake_fd = wake_fd;
     tracee_init(&r.borrow.t, 0);
     int e = borrow_run(run_job, &r), ret = r.ret;
     if (e != 0)

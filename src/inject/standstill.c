@@ -117,7 +117,7 @@ static bool waits(const struct standstill *s, pid_t live, uint32_t word)
 static void stand(void *arg)
 {
     struct standstill *s = arg;
-    struct borrow b = {.plan = &s->plan, .log = s->log};
+    struct borrow b = {.plan = &s->plan, .log = s->log, .wake_fd = -1};
     struct mp_failure ignored = {0};
     pid_t tid = s->plan.facts.pid, agent = 0;
     bool stale = clock_mono_ns() - s->asked_ns > STANDSTILL_STALE_NS;

@@ -357,7 +357,7 @@ struct sweep_job {
 static void sweep_job(void *arg)
 {
     struct sweep_job *j = arg;
-    struct borrow b = {.plan = j->plan, .log = j->s->log};
+    struct borrow b = {.plan = j->plan, .log = j->s->log, .wake_fd = -1};
     tracee_init(&b.t, 0);
     (void)FAULT_POINT("sweep", 0);
     j->ret = borrow_thread(&b, SWEEP_BORROW_MS, j->f);

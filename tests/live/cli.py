@@ -394,6 +394,21 @@ def interrupted(context, launcher, number, *released):
     return result
 
 
+def signals_early_search(context):
+    """While a safe point is looked for: long before --timeout, with nothing changed."""
+    with harness.Target(context.python, "scanning") as target:
+        for wait in (0.2, 0.2, 0.4, 0.8, 1.6):  # it may be met in the moment between two calls, or be slow to begin
+            with harness.Launcher(context.binary, "inject", "-p", target.pid, "--timeout", "60s", "--json", "-o", os.devnull) as launcher:
+                time.sleep(wait)
+                launcher.signal(signal.SIGINT)
+                result = launcher.result(5).expect(130)
+            if "none at a safe point" in result.err:
+                break
+        error = result.error()
+        check(error["code"] == "INTERRUPTED" and "none at a safe point" in error["message"] and not error["changed_target"], "%s", error)
+        target.check_untouched()
+
+
 def signals_early_lock(context):
     with harness.Target(context.python, "fib") as target:
         with open("/proc/%d/mem" % target.pid, "rb", 0) as file:
@@ -560,7 +575,7 @@ TESTS = (
     ("thread filter", thread), ("depths", depths), ("fail-on", fail_on), ("summary", summary), ("quiet", quiet),
     ("output is checked first", output_first), ("output names", output_names), ("full disk", disk_full),
     ("reader leaves", reader_leaves), ("idle reader leaves", idle_reader_leaves), ("reader sleeps", reader_sleeps),
-    ("signals to the launcher", signals), ("signals while another is waited for", signals_early_lock),
+    ("signals to the launcher", signals), ("signals while a safe point is looked for", signals_early_search), ("signals while another is waited for", signals_early_lock),
     ("signals while the GIL is waited for", signals_early_gil), ("under timeout(1)", under_timeout), ("colours", colours),
     ("second session", second_session), ("replace", replaced), ("nothing to detach", nothing_to_detach),
     ("status", status),

@@ -61,7 +61,7 @@ static void exec_try(void *arg)
 {
     struct exec_try *e = arg;
     struct proc_status st;
-    struct borrow b = {.plan = e->plan};
+    struct borrow b = {.plan = e->plan, .wake_fd = -1};
     pid_t pid = e->plan->facts.pid, tid = second_thread(pid);
     if (tid <= 0)
         return;
