@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <json-c/json.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -298,6 +299,7 @@ static int run(int argc, char **argv)
 
     if (n)
         return n == 1 ? 0 : 2;
+    signal(SIGTSTP, SIG_IGN); /* a suspended launcher would keep a thread standing */
     n = cmd_lock(&d.talk, d.pid, clock_mono_ns() + (d.wait_ns > d.timeout_ns ? d.wait_ns : d.timeout_ns), -1, &lock, &f);
     if (!n)
         n = detach_do(&d, &f);

@@ -422,6 +422,21 @@ def signals_early_lock(context):
         target.check_untouched()
 
 
+def suspend_key(context):
+    """Ctrl-Z does not suspend a detach: it might hold a thread just then. Asked of the kernel,
+    which lets a process group without a shell, as ours is, pass over SIGTSTP anyway."""
+    with harness.Target(context.python, "fib") as target:
+        with open("/proc/%d/mem" % target.pid, "rb", 0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with harness.Launcher(context.binary, "detach", "-p", target.pid) as launcher:
+                check("waiting" in (launcher.reader.line(harness.PATIENCE) or ""), "it does not wait")
+                ignored = procfs.signals(launcher.process.pid, launcher.process.pid)["SigIgn"]
+                check(int(ignored, 16) >> (signal.SIGTSTP - 1) & 1, "it can be suspended: %s", ignored)
+                fcntl.flock(file, fcntl.LOCK_UN)
+                launcher.result().expect(0)
+        target.check_untouched()
+
+
 def hung_up(launcher):
     """The launcher has closed its end of the channel."""
     procfs.wait_until(lambda: not any(at.startswith("socket:") for at in procfs.links(launcher.process.pid).values()),
@@ -575,7 +590,8 @@ TESTS = (
     ("thread filter", thread), ("depths", depths), ("fail-on", fail_on), ("summary", summary), ("quiet", quiet),
     ("output is checked first", output_first), ("output names", output_names), ("full disk", disk_full),
     ("reader leaves", reader_leaves), ("idle reader leaves", idle_reader_leaves), ("reader sleeps", reader_sleeps),
-    ("signals to the launcher", signals), ("signals while a safe point is looked for", signals_early_search), ("signals while another is waited for", signals_early_lock),
+    ("signals to the launcher", signals), ("signals while a safe point is looked for", signals_early_search), ("Ctrl-Z while detaching", suspend_key),
+    ("signals while another is waited for", signals_early_lock),
     ("signals while the GIL is waited for", signals_early_gil), ("under timeout(1)", under_timeout), ("colours", colours),
     ("second session", second_session), ("replace", replaced), ("nothing to detach", nothing_to_detach),
     ("status", status),
