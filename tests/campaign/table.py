@@ -180,7 +180,7 @@ STATES += [
     State("limit_nofile", "limits", codes=(8,), only=REFUSED),
     State("cgroup_memory", "limits", "mixed", prefix=in_cgroup, after=little_memory),
 
-    State("seccomp_service", "permissions"), State("seccomp_strict", "permissions"), State("seccomp_kill_memfd", "permissions", codes=(5,), only=REFUSED),
+    State("seccomp_service", "permissions"), State("seccomp_allow_list", "permissions"), State("seccomp_strict", "permissions"), State("seccomp_kill_memfd", "permissions", codes=(5,), only=REFUSED),
     State("seccomp_no_open", "permissions", codes=(5,), only=REFUSED),
     State("seccomp_kill_code", "permissions", codes=(5,), only=REFUSED), State("seccomp_one_thread", "permissions", codes=(5,), only=REFUSED),
     State("seccomp_no_new_code", "permissions", codes=(0, 5)),  # thunks (up to 3.11) are new code

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -251,6 +252,14 @@ START_TEST(test_stopped_meanwhile)
 }
 END_TEST
 
+static void must(const char *step, int ret)
+{
+    if (ret < 0) {
+        fprintf(stderr, "the tracer's %s: %s\n", step, strerror(-ret));
+        _exit(1);
+    }
+}
+
 /* A tracer that ends without a word after `steps` steps. */
 static void tracer(pid_t pid, int steps)
 {
@@ -258,15 +267,15 @@ static void tracer(pid_t pid, int steps)
     struct tracee t;
     static const uint64_t none[6];
     long value;
-    if (stop(&t, &r, pid) < 0)
-        _exit(1);
-    if (steps > 0 && remote_begin(&r) < 0)
-        _exit(1);
-    if (steps > 1 && remote_arm(&r, SYS_getppid, none) < 0)
-        _exit(1);
-    for (int i = 2; i < steps; i++)
-        if (remote_call(&r, SYS_getpid, none, clock_mono_ns() + 1000000000u, &value) < 0 || value != pid)
-            _exit(1);
+    must("stop", stop(&t, &r, pid));
+    if (steps > 0)
+        must("begin", remote_begin(&r));
+    if (steps > 1)
+        must("arm", remote_arm(&r, SYS_getppid, none));
+    for (int i = 2; i < steps; i++) {
+        must("call", remote_call(&r, SYS_getpid, none, clock_mono_ns() + 1000000000u, &value));
+        must("answer", value == pid ? 0 : -EBADMSG);
+    }
     kill(getpid(), SIGKILL);
 }
 

@@ -16,6 +16,12 @@ SERVICE = {nr: ERRNO | EPERM for nr in (101, 155, 163, 165, 166, 167, 169, 175, 
 STRICT = {41: ERRNO | EPERM, 53: ERRNO | EPERM, 319: ERRNO | EPERM, 435: ERRNO | ENOSYS}  # socket, socketpair, memfd_create, clone3
 KILL_MEMFD = {319: KILL}
 NO_OPEN = {257: ERRNO | EPERM}
+# As systemd makes SystemCallFilter=@system-service: a list of what may be called, death for all else. These may
+# not: modules, mounts, clocks, debugging, swap, raw I/O, what is obsolete; then what came after futex_waitv.
+NOT_SERVICE = frozenset((101, 103, 134, 136, 139, 153, 154, 155, 156, 159, 161, 163, 164, 165, 166, 167, 168, 169, 170, 171, 172, 173,
+                         174, 175, 176, 177, 178, 179, 180, 181, 182, 183, 184, 185, 212, 214, 215, 227, 236, 246, 298, 300, 301, 304,
+                         305, 310, 311, 313, 320, 321, 323, 428, 429, 430, 431, 432, 433, 438, 442, 443))
+AUDIT_ARCH_X86_64, LAST_SERVICE = 0xc000003e, 449
 # By argument: (its number, bits that are all set, what to do then). KILL_CODE: mmap with PROT_EXEC.
 # NO_NEW_CODE: systemd's MemoryDenyWriteExecute, that is mmap with PROT_WRITE|PROT_EXEC, mprotect with PROT_EXEC.
 KILL_CODE = {9: (2, 4, KILL)}
@@ -41,6 +47,19 @@ def install_filter(rows):
         else:
             code += [(0x15, 0, 1, nr), (0x06, 0, 0, action)]
     code.append((0x06, 0, 0, ALLOW))
+    return install_code(code)
+
+
+def install_allow_list():
+    code = [(0x20, 0, 0, 4), (0x15, 1, 0, AUDIT_ARCH_X86_64), (0x06, 0, 0, KILL), (0x20, 0, 0, 0)]
+    for nr in range(LAST_SERVICE + 1):
+        if nr not in NOT_SERVICE:
+            code += [(0x15, 0, 1, nr), (0x06, 0, 0, ALLOW)]
+    code.append((0x06, 0, 0, KILL))
+    return install_code(code)
+
+
+def install_code(code):
     array = (Instruction * len(code))(*[Instruction(*row) for row in code])
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     libc.prctl.argtypes = None
@@ -95,6 +114,7 @@ def states(base):
     """A class for each: `base`, after a deed."""
     deeds = {
         "seccomp_service": lambda: install_filter(SERVICE),
+        "seccomp_allow_list": install_allow_list,
         "seccomp_strict": lambda: install_filter(STRICT),
         "seccomp_kill_memfd": lambda: install_filter(KILL_MEMFD),
         "seccomp_no_open": lambda: install_filter(NO_OPEN),
