@@ -191,8 +191,8 @@ class Lap:
         if late and all_of(REGION, late):  # mapped after the last session's look
             self.launch("detach", "--wait", "10s")
             self.after = procfs.Snapshot(target.seen())
-        found += ["left: " + text for kind, text in procfs.differences(target.before, self.after)
-                  if kind != "maps" or self.state.steady and self.arenas_known]
+        strict = self.state.steady and self.arenas_known and not procfs.object_arena(target.before, self.after)
+        found += ["left: " + text for kind, text in procfs.differences(target.before, self.after) if kind != "maps" or strict]
         detached = self.launch("detach", "--strict", "--wait", "10s")
         if detached.code != NOTHING:
             found.append("detach at the end: %s" % detached)
