@@ -92,7 +92,7 @@ class Target(harness.Target):
                 self.pid = descendant(self.process.pid)
             self.before = procfs.Snapshot(self.seen())
             self.run()
-        except AssertionError as failure:
+        except (AssertionError, OSError) as failure:
             self.close()
             raise harness.Skip("it did not start: %s" % str(failure)[-TEXT_KEPT:])
         except BaseException:
@@ -152,20 +152,23 @@ class Lap:
     def run(self):
         """Yields rows. A state that can't be had here gives a single row, `skip`."""
         begin, done = time.monotonic(), 0
-        harms, refused = [], 0
+        harms, refused, notes = [], 0, 0
         try:
             with Target(self) as self.target:
                 self.deadline = min(self.deadline, time.monotonic() + self.seconds)
                 with self.around():
                     while done < self.sessions and time.monotonic() < self.deadline and self.target.process.poll() is None:
-                        for row in self.session():
+                        for row in self.attempt():
                             done += 1
-                            refused += row["code"] in (4, 5, 6, 8)
+                            notes += row["t"] == "note"
+                            refused += row.get("code") in (4, 5, 6, 8) and "failure" not in row
                             yield row
                 harms = self.judge()
         except harness.Skip as reason:
-            yield self.row("skip", why=str(reason))
-            return
+            if not done:
+                yield self.row("skip", why=str(reason))
+                return
+            harms.append("it was not judged: %s" % reason)
         except AssertionError as failure:
             harms.append("%s: %s" % (self.doing, failure))
         except OSError as error:
@@ -173,8 +176,15 @@ class Lap:
         finally:
             for end in self.ends:
                 end()
-        fields = dict(sessions=done, refused=refused, seconds=round(time.monotonic() - begin, 3), harms=[h[-3 * TEXT_KEPT:] for h in harms])
+        fields = dict(sessions=done - notes, refused=refused, seconds=round(time.monotonic() - begin, 3), harms=[h[-3 * TEXT_KEPT:] for h in harms])
         yield self.row("lap", **fields, **self.growth())
+
+    def attempt(self):
+        """A session's rows. One that can't be had, because its own target does not start, says nothing of the lap's."""
+        try:
+            return self.session()
+        except harness.Skip as reason:
+            return [self.row("note", action=self.doing, why=str(reason))]
 
     def around(self):
         return self.state.after(self, self.target) if self.state.after else open(os.devnull)

@@ -84,6 +84,7 @@ class Book:
         self.total, self.states, self.pythons = Sum(), collections.defaultdict(Sum), collections.defaultdict(Sum)
         self.actions = collections.defaultdict(Sum)
         self.runs, self.bad, self.skips, self.faults, self.beside = [], [], {}, [], collections.defaultdict(list)
+        self.notes = collections.Counter()
         for row in rows:
             self.take(row)
 
@@ -97,6 +98,8 @@ class Book:
             self.beside[row["state"], row["tool"], row["python"]].append(row)
         elif kind == "skip":
             self.skips[row["state"], row["python"]] = row["why"]
+        elif kind == "note":
+            self.notes[row["state"], scrub(row["why"])[:160]] += 1
         elif kind == "session":
             for one in (self.total, self.states[row["state"]], self.pythons[row["python"]], self.actions[row["action"]]):
                 one.session(row)
@@ -237,7 +240,7 @@ def tell_skips(book):
     whys = collections.defaultdict(set)
     for (state, python), why in book.skips.items():
         whys[state, scrub(why)[:160]].add(python)
-    if not whys and not never:
+    if not whys and not never and not book.notes:
         return
     yield "## Skipped"
     yield ""
@@ -246,6 +249,8 @@ def tell_skips(book):
     for state in never:
         if state.name not in {name for name, _ in book.skips}:
             yield "- %s: %s" % (state.name, "no such interpreter here" if state.pythons else "not reached in the time")
+    for (state, why), count in sorted(book.notes.items()):
+        yield "- %s: %d sessions that need a target of their own: %s" % (state, count, why)
     yield ""
 
 

@@ -266,7 +266,8 @@ class Slice:
         skip = [row["why"] for row in rows if row["t"] == "skip"]
         if getattr(one, "points", None):
             skip.append("no time for %d of the points" % len(one.points))
-        self.say(cell, "failed" if bad else "skipped" if skip else "passed", bad or skip, len(rows) - 1)
+        done = sum(row["t"] in ("session", "fault") for row in rows)
+        self.say(cell, "failed" if bad else "skipped" if skip else "passed", bad or skip, done)
 
     def say(self, cell, how, why, sessions):
         head = {"passed": "ok (%d sessions)" % sessions, "failed": "FAILED"}.get(how) or "skipped (%s)" % why[0].split("\n")[0]
