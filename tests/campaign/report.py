@@ -54,7 +54,7 @@ class Sum:
         self.sessions += 1
         self.pythons.add(row["python"])
         self.codes["%s%s" % (row["code"], " " + row["error"] if "error" in row else "")] += 1
-        self.refused += row["code"] in (4, 5, 6, 8)
+        self.refused += row["code"] in (4, 5, 6, 8) and "failure" not in row
         self.failures += "failure" in row
         self.residue += row["code"] == 10
         self.killed += row["action"] == "kill"
