@@ -29,6 +29,7 @@ KILL_WITHIN = 0.045 * harness.SLOW  # seconds: most launchers are hooked after 2
 LEASE = 5 + 4 * harness.SLOW        # MP_GO_WAIT_MS (5 s, for a launcher's first byte) and what a loaded machine adds
 EMPTY = 0.5 * harness.SLOW          # for a thread that was told to clone, to have done so
 ANSWER = 60 * harness.SLOW          # for a busy target on a busy machine
+COSTLY_START = 300 * harness.SLOW   # for gigabytes, beside all others
 NOISE_STEPS = 12      # of `registers`: about as long as a session
 NICE = (0, 19, 19, 19, 19)  # of targets: most work beside the launchers rather than against them
 REGION, THUNK_CODE = 182 * 4096, 4096  # MP_REGION_SIZE: in one piece, so nobody has run there; THUNK_PAGE
@@ -54,6 +55,10 @@ def descendant(pid):
         if len(children) != 1:
             return pid
         pid = int(children[0])
+
+
+class Slow(harness.Skip):
+    """For now: it may be had at another time."""
 
 
 class Target(harness.Target):
@@ -83,9 +88,9 @@ class Target(harness.Target):
         os.close(from_target)
         self.reader, self.state, self.account, self.hello, self.pid = harness.LineReader(self.fro), state.name, None, {}, self.process.pid
         try:
-            self.hello = self.answer(ANSWER)
-            if "skip" in self.hello:
-                raise harness.Skip(self.hello["skip"])
+            self.hello = self.answer(lap.patience())
+            if "skip" in self.hello:  # of the costly ones, when the memory is in use
+                raise (Slow if state.costly else harness.Skip)(self.hello["skip"])
             if state.worker:
                 self.pid = self.hello["pid"]
             elif "unshare" in prefix[:1]:
@@ -94,7 +99,7 @@ class Target(harness.Target):
             self.run()
         except (AssertionError, OSError) as failure:
             self.close()
-            raise harness.Skip("it did not start: %s" % str(failure)[-TEXT_KEPT:])
+            raise Slow("it did not start: %s" % str(failure)[-TEXT_KEPT:])
         except BaseException:
             self.close()
             raise
@@ -143,6 +148,10 @@ class Lap:
 
     arenas_known = True  # libc's malloc makes one more for our threads, and no second one
 
+    def patience(self):
+        """For a target's start; no costly one is waited for beyond the end of the run."""
+        return max(ANSWER, min(COSTLY_START, self.deadline - time.monotonic())) if self.state.costly else ANSWER
+
     def on_end(self, function):
         self.ends.append(function)
 
@@ -166,7 +175,7 @@ class Lap:
                 harms = self.judge()
         except harness.Skip as reason:
             if not done:
-                yield self.row("skip", why=str(reason))
+                yield self.row("skip", why=str(reason), slow=isinstance(reason, Slow))
                 return
             harms.append("it was not judged: %s" % reason)
         except AssertionError as failure:

@@ -84,7 +84,7 @@ class Book:
         self.total, self.states, self.pythons = Sum(), collections.defaultdict(Sum), collections.defaultdict(Sum)
         self.actions = collections.defaultdict(Sum)
         self.runs, self.bad, self.skips, self.faults, self.beside = [], [], {}, [], collections.defaultdict(list)
-        self.notes = collections.Counter()
+        self.notes, self.had = collections.Counter(), set()
         for row in rows:
             self.take(row)
 
@@ -101,6 +101,7 @@ class Book:
         elif kind == "note":
             self.notes[row["state"], scrub(row["why"])[:160]] += 1
         elif kind == "session":
+            self.had.add((row["state"], row["python"]))
             for one in (self.total, self.states[row["state"]], self.pythons[row["python"]], self.actions[row["action"]]):
                 one.session(row)
         elif kind == "lap":
@@ -239,6 +240,8 @@ def tell_skips(book):
     never = [s for s in table.STATES if s.name not in tried]
     whys = collections.defaultdict(set)
     for (state, python), why in book.skips.items():
+        if (state, python) in book.had:  # at another time
+            continue
         whys[state, scrub(why)[:160]].add(python)
     if not whys and not never and not book.notes:
         return

@@ -38,6 +38,7 @@ import table
 FIRST_LAP, LONG_LAP = 12, 300  # sessions: all states soon, then targets that live long
 FIRST_SECONDS, LONG_SECONDS = 20, 60
 JOBS_PER_CPU = 5
+STARTS = 3  # that may be too slow before a cell is given up
 SLICE_LAP, SLICE_SECONDS, SLICE_MINUTES = 15, 20, 4
 ROOTS = os.environ.get("CAMPAIGN_ROOTS", "/tmp/roots")
 
@@ -76,11 +77,13 @@ class Schedule:
     def __init__(self, cells, results):
         self.cells, self.results, self.lock = cells, results, threading.Lock()
         self.taken, self.skipped = set(), set()
+        self.slow = collections.Counter()
         self.costly = False
         self.order = {cell: n for n, cell in enumerate(cells)}
 
     def key(self, cell):
-        return self.results.done[cell[0].name, cell[1].name], self.order[cell]
+        """What was slow to start comes after those that have had their first lap."""
+        return self.results.done[cell[0].name, cell[1].name] + FIRST_LAP * self.slow[cell], self.order[cell]
 
     def take(self):
         with self.lock:
@@ -92,8 +95,11 @@ class Schedule:
             self.costly = self.costly or cell[0].costly
             return cell
 
-    def give(self, cell, skipped):
+    def give(self, cell, skipped, slow=False):
+        """skipped: it is not tried again, when it was only slow after STARTS times."""
         with self.lock:
+            self.slow[cell] += slow
+            skipped = skipped and not (slow and self.slow[cell] < STARTS)
             self.taken.discard(cell)
             if cell[0].costly:
                 self.costly = False
@@ -177,19 +183,19 @@ class Campaign:
         self.bad = self.sessions = 0
 
     def run_cell(self, cell):
-        """One lap. True: this state can't be had here."""
+        """One lap. The row that says that this state can't be had here, or None."""
         state, interpreter = cell
         young = self.results.done[state.name, interpreter.name] < FIRST_LAP
         count, seconds = (FIRST_LAP, FIRST_SECONDS) if young else (self.options.count or LONG_LAP, LONG_SECONDS)
         number = self.results.next_lap()
         one = lap.Lap(number, state, interpreter, self.binary, self.helpers, self.folder, count,
                       self.deadline, "%d %s" % (number, time.time()), seconds)
-        skipped = False
+        skip = None
         for row in one.run():
             self.results.add(row)
             self.tell(row)
-            skipped = skipped or row["t"] == "skip"
-        return skipped
+            skip = row if row["t"] == "skip" else skip
+        return skip
 
     def tell(self, row):
         self.sessions += row["t"] == "session" or row.get("fired", False)
@@ -208,11 +214,11 @@ class Campaign:
                     return
                 time.sleep(0.2)
                 continue
-            skipped = True
+            skip = {}
             try:
-                skipped = self.run_cell(cell)
+                skip = self.run_cell(cell)
             finally:
-                schedule.give(cell, skipped)
+                schedule.give(cell, skip is not None, bool(skip and skip["slow"]))
 
     def run(self, cells):
         schedule = Schedule(cells, self.results)
