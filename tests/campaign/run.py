@@ -12,6 +12,7 @@ sessions is always next. Then docs/reliability.md is written from the whole file
 sessions, nothing fetched and no page written; it ends with `N passed, N failed, N skipped`."""
 import argparse
 import collections
+import glob
 import json
 import os
 import platform
@@ -123,8 +124,28 @@ def dress(interpreter, kind=None, root=None, inside=None):
     return interpreter
 
 
-def find_roots(helpers):
-    """Other roots with a Python of their own; the targets are copied into them."""
+def version_in(root, python):
+    """Of an interpreter that has in that root what targets need. Says why when it can't be had."""
+    done = subprocess.run(["chroot", root, python, "-c", "import sys, ctypes, zlib, select, mmap; print(*sys.version_info[:2])"],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=60)
+    harness.check(done.returncode == 0, "%s", done.stderr.decode("utf-8", "replace").strip()[-300:])
+    return tuple(map(int, done.stdout.split()))
+
+
+def lend(root, name, interpreter):
+    """An interpreter of this machine's, copied into another root whose own is too new: with that root's C library."""
+    prefix = subprocess.check_output([interpreter.path, "-c", "import sys; print(sys.base_prefix)"], timeout=30).decode().strip()
+    there = os.path.join(root, prefix.lstrip("/"))
+    if not os.path.exists(there):
+        shutil.rmtree(there + ".new", ignore_errors=True)
+        shutil.copytree(prefix, there + ".new", symlinks=True, ignore=shutil.ignore_patterns("test", "__pycache__", "*.a"))
+        os.rename(there + ".new", there)
+    return harness.Interpreter(interpreter.path, "root-%s-%d.%d" % ((name,) + interpreter.version), version_in(root, interpreter.path))
+
+
+def find_roots(lenders):
+    """Other roots with a Python of their own; the targets are copied into them. lenders: interpreters for those
+    whose own is not supported."""
     found = []
     for name in sorted(os.listdir(ROOTS)) if os.path.isdir(ROOTS) else []:
         root = os.path.join(ROOTS, name)
@@ -137,21 +158,22 @@ def find_roots(helpers):
         for script in os.listdir(harness.TARGETS):
             if script.endswith(".py"):
                 shutil.copy(os.path.join(harness.TARGETS, script), folder)
+        here = []
         try:
-            version = subprocess.check_output(["chroot", root, "/usr/bin/python3", "-c", "import sys; print(*sys.version_info[:2])"], timeout=30)
-        except (OSError, subprocess.SubprocessError):
-            continue
-        interpreter = harness.Interpreter("/usr/bin/python3", "root-" + name, tuple(map(int, version.split())))
-        found.append(dress(interpreter, "root", root, "/%s/campaign.py" % inside))
+            here = [harness.Interpreter("/usr/bin/python3", "root-" + name, version_in(root, "/usr/bin/python3"))]
+            if here[0].version > lap.NEWEST:
+                here += [lend(root, name, i) for i in lenders[-1:]]
+        except (OSError, subprocess.SubprocessError, AssertionError) as error:
+            print("campaign: %s: no interpreter that runs there: %s" % (name, error), file=sys.stderr)
+        found += [dress(i, "root", root, "/%s/campaign.py" % inside) for i in here]
     return found
 
 
 def interpreters_here(helpers, names):
     found = [dress(i) for i in harness.find_interpreters()[0]]
-    venv = os.path.join(helpers, "venv", "bin", "python3")
-    if os.path.exists(venv):
-        found += [dress(i, "venv") for i in [harness.probe(venv, "venv")] if i]
-    found += find_roots(helpers)
+    for venv in sorted(glob.glob(os.path.join(helpers, "venv*"))):
+        found += [dress(i, "venv") for i in [harness.probe(os.path.join(venv, "bin", "python3"), os.path.basename(venv))] if i]
+    found += find_roots(sorted((i for i in found if i.kind is None and not i.path.startswith("/usr/")), key=lambda i: i.version))
     return [i for i in found if not names or i.name in names or i.name.replace("py", "") in names]
 
 
@@ -322,7 +344,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", type=float, default=30, help="minutes")
     parser.add_argument("--only", default="", help="states, with commas; a name of a group too")
-    parser.add_argument("--python", default="", help="interpreters, with commas: 3.12, system, venv, root-NAME")
+    parser.add_argument("--python", default="", help="interpreters, with commas: 3.12, system, venv, venv-3.10, root-NAME")
     parser.add_argument("--jobs", type=int, default=0, help="laps at once; %d a CPU (one with --slice): most of a session is waiting" % JOBS_PER_CPU)
     parser.add_argument("--count", type=int, default=0, help="sessions of a long lap")
     parser.add_argument("--faults", action="store_true", help="the fault points instead of the states (make campaign-faults)")

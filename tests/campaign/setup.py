@@ -1,6 +1,6 @@
 """setup.py FOLDER [--packages]: what the campaign's targets need beside Python. Compiles
 the helper libraries; with --packages also fetches allocators (apt-get download, unpacked,
-not installed) and a venv with other people's packages (pip). What can't be had is left
+not installed) and two venvs with other people's packages (pip). What can't be had is left
 out: the states that need it are skipped by name."""
 import glob
 import os
@@ -16,7 +16,9 @@ SOURCES = os.path.join(HERE, "targets")
 SECONDS = 300
 ALLOCATORS = {"libjemalloc.so.2": "libjemalloc2", "libtcmalloc_minimal.so.4": "libtcmalloc-minimal4"}
 PACKAGES = ("uvloop", "gevent", "coverage", "debugpy", "numpy", "setuptools", "gunicorn", "celery")
-VENV = (3, 12)  # the interpreter that gets the packages, else the newest
+# The interpreters that get the packages, the first that is here of each row: one that is hooked
+# by sys.monitoring, and one with an eval-frame thunk.
+VENVS = (("venv", ((3, 12), (3, 13))), ("venv-%d.%d", ((3, 10), (3, 11))))
 
 
 def call(*argv, **options):
@@ -64,11 +66,16 @@ def fetch_allocators(folder):
                 os.symlink(found, os.path.join(folder, library))
 
 
-def make_venv(folder, interpreters):
-    """Each package is tried once; one that can't be had is left alone from then on."""
-    venv = os.path.join(folder, "venv")
+def make_venvs(folder, interpreters):
     by_version = {i.version: i for i in interpreters}
-    base = by_version.get(VENV) or by_version[max(by_version)]
+    for name, versions in VENVS:
+        bases = [by_version[version] for version in versions if version in by_version]
+        if bases:
+            make_venv(os.path.join(folder, name % bases[0].version if "%" in name else name), bases[0])
+
+
+def make_venv(venv, base):
+    """Each package is tried once; one that can't be had is left alone from then on."""
     if not os.path.exists(venv) and not call(base.path, "-m", "venv", venv):
         return
     for package in PACKAGES:
@@ -86,7 +93,7 @@ def prepare(folder, packages):
         compile_framehook(folder, interpreter)
     if packages:
         fetch_allocators(folder)
-        make_venv(folder, interpreters)
+        make_venvs(folder, interpreters)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 codes     exit codes of `inject` that the state allows; anything else is a failure
 prefix    a command before the interpreter's, or a function of the lap that gives one
 after     what is done to the running target, and undone at the end (a context manager)
-pythons   None: every interpreter; "venv": the one with other people's packages; "root":
+pythons   None: every interpreter; "venv": those with other people's packages; "root":
           those of other roots
 seconds   of one lap at most; costly: only one such lap at a time"""
 import contextlib
