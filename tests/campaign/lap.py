@@ -33,6 +33,7 @@ COSTLY_START = 300 * harness.SLOW   # for gigabytes, beside all others
 NOISE_STEPS = 12      # of `registers`: about as long as a session
 NICE = (0, 19, 19, 19, 19)  # of targets: most work beside the launchers rather than against them
 REGION, THUNK_CODE = 182 * 4096, 4096  # MP_REGION_SIZE: in one piece, so nobody has run there; THUNK_PAGE
+SETTLE_LOOKS = 100                  # of a worker, until LOOKS of them are the same
 LOOKS, LOOK_STEP = 5, 0.02          # a descriptor or thread of the target's own may be there for a moment
 TEXT_KEPT = 700
 THUNK = "two thunk pages stay mapped, inert: a frame entered through them has not returned yet"
@@ -77,7 +78,7 @@ class Target(harness.Target):
             extra = dict(extra, CAMPAIGN_ENDS="1", LD_PRELOAD=":".join(filter(None, (helper, extra.get("LD_PRELOAD")))))
         to_target, self.to = os.pipe()
         self.fro, from_target = os.pipe()
-        self.stdio = tempfile.TemporaryFile()
+        self.stdio, self.moves = tempfile.TemporaryFile(), state.moves
         argv = prefix + [interpreter.path, "-B", interpreter.inside or TARGET, state.target, str(to_target), str(from_target)]
         env = dict(harness.target_environment(), CAMPAIGN_HELPERS=lap.helpers, **extra)
         if interpreter.inside:
@@ -95,7 +96,7 @@ class Target(harness.Target):
                 self.pid = self.hello["pid"]
             elif "unshare" in prefix[:1]:
                 self.pid = descendant(self.process.pid)
-            self.before = procfs.Snapshot(self.seen())
+            self.before = self.snapshot()
             self.run()
         except (AssertionError, OSError) as failure:
             self.close()
@@ -107,6 +108,17 @@ class Target(harness.Target):
     def seen(self):
         """The thread through which /proc shows the process: a leader that has ended has no maps."""
         return self.pid if procfs.alive(self.pid) else max(procfs.tasks(self.pid))
+
+    def snapshot(self):
+        """While it stands still; a server's worker may be closing its last request's socket all the same."""
+        now, same = procfs.Snapshot(self.seen()), 0
+        for _ in range(SETTLE_LOOKS if self.pid != self.process.pid and "fds" in self.moves else 0):
+            time.sleep(LOOK_STEP)
+            last, now = now, procfs.Snapshot(self.seen())
+            same = same + 1 if now.fds == last.fds else 0
+            if same == LOOKS:
+                break
+        return now
 
     def close(self):
         if self.pid != self.process.pid:
@@ -131,12 +143,13 @@ class Target(harness.Target):
 
     def pause(self):
         harness.check(self.ask("pause").get("paused"), "the target does not pause")
-        return procfs.Snapshot(self.seen())
+        return self.snapshot()
 
 
 class Lap:
     def __init__(self, number, state, interpreter, binary, helpers, folder, sessions, deadline, seed, seconds=math.inf):
         """At most so many seconds of sessions; what the target takes to begin is not among them."""
+        self.outputs = folder
         self.number, self.state, self.interpreter, self.binary = number, state, interpreter, binary
         self.helpers, self.folder, self.sessions, self.deadline, self.seconds = helpers, folder, sessions, deadline, seconds
         self.random = random.Random(seed)
@@ -163,6 +176,7 @@ class Lap:
         begin, done = time.monotonic(), 0
         harms, refused, notes = [], 0, 0
         try:
+            self.prefix()  # what it can't be had without is missed before there is a target
             with Target(self) as self.target:
                 self.deadline = min(self.deadline, time.monotonic() + self.seconds)
                 with self.around():
@@ -212,7 +226,8 @@ class Lap:
             self.after = procfs.Snapshot(target.seen())
         strict = self.state.steady and self.arenas_known and not procfs.object_arena(target.before, self.after)
         found += ["left: " + text for kind, text in procfs.differences(target.before, self.after) if kind != "maps" or strict]
-        detached = self.launch("detach", "--strict", "--wait", "10s")
+        # By who may see everything: a launcher that is refused would find nothing either.
+        detached = harness.run(self.binary, "detach", "-p", target.pid, "--strict", "--wait", "10s")
         if detached.code != NOTHING:
             found.append("detach at the end: %s" % detached)
         try:
@@ -265,13 +280,19 @@ class Lap:
     def duration(self):
         return "%dms" % self.random.randint(*DURATION_MS)
 
+    def prefix(self):
+        """Of the launcher."""
+        return self.state.launcher(self) if callable(self.state.launcher) else self.state.launcher
+
     def launch(self, command, *options):
-        return harness.run(self.binary, command, "-p", self.target.pid, *options)
+        return harness.run(self.binary, command, "-p", self.target.pid, *options, prefix=self.prefix())
 
     def start(self, action, *options, target=None):
         """A launcher with its output in a file of its own."""
-        path = os.path.join(self.folder, "%d-%d.ndjson" % (self.number, self.random.randrange(1 << 30)))
-        launcher = harness.Launcher(self.binary, "inject", "-p", (target or self.target).pid, "--json", "-o", path, *self.state.options, *options)
+        prefix = self.prefix()
+        path = os.path.join(self.outputs, "%d-%d.ndjson" % (self.number, self.random.randrange(1 << 30)))
+        launcher = harness.Launcher(self.binary, "inject", "-p", (target or self.target).pid, "--json", "-o", path,
+                                    *self.state.options, *options, prefix=prefix)
         launcher.path, launcher.begin, launcher.hooked, launcher.action = path, time.monotonic(), None, action
         return launcher
 

@@ -383,6 +383,7 @@ def main():
         sys.exit("there is no %s: run make campaign" % source)
     setup.prepare(helpers, not options.slice)
     folder = tempfile.mkdtemp(prefix="mp-campaign-")
+    os.chmod(folder, 0o755)  # some launchers are another user's
     binary = shutil.copy(source, folder)  # a build meanwhile must not change what is tried
     interpreters = interpreters_here(helpers, [n for n in options.python.split(",") if n])
     if options.slice:

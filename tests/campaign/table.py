@@ -2,6 +2,7 @@
 
 codes     exit codes of `inject` that the state allows; anything else is a failure
 prefix    a command before the interpreter's, or a function of the lap that gives one
+launcher  a command before the launcher's, as with prefix
 after     what is done to the running target, and undone at the end (a context manager)
 pythons   None: every interpreter; "venv": those with other people's packages; "root":
           those of other roots
@@ -35,9 +36,10 @@ STEADY = frozenset("""select epoll sleep event read raw_poll raw_nanosleep raw_f
 
 class State:
     def __init__(self, name, group, target=None, codes=(0,), prefix=(), env=None, after=None, pythons=None,
-                 only=None, least=None, costly=False, options=(), eintr=False, worker=False, hurried=False):
+                 only=None, least=None, costly=False, options=(), eintr=False, worker=False, hurried=False, launcher=()):
         self.name, self.group, self.target, self.codes = name, group, target or name, codes
         self.prefix, self.env, self.after, self.pythons = prefix, env or {}, after, pythons
+        self.launcher = launcher
         self.actions = only          # None: all
         self.least = least           # the first version it exists for
         self.costly = costly         # one at a time on the machine
@@ -59,6 +61,51 @@ def in_root(lap):
     """In another root, with its own /proc there."""
     root = lap.interpreter.root
     return mounted('mount -t proc proc "%s/proc"' % root) + ("chroot", root)
+
+
+NOBODY = 65534
+AS_NOBODY = ("setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups")
+HIDING = "mount -t proc -o hidepid=2 proc /proc"
+
+
+def closed(path):
+    """The uppermost folder of a path that others may not enter, or None."""
+    parts = path.split("/")
+    folders = ["/".join(parts[:n]) for n in range(2, len(parts))]
+    return next((folder for folder in folders if not os.stat(folder).st_mode & 1), None)
+
+
+def target_as_nobody(lap):
+    """Where others may not go to the interpreter, its folder alone is shown there, in a mount namespace of its own."""
+    if os.geteuid():
+        raise harness.Skip("only root can become another user")
+    folder, root = closed(lap.interpreter.path), os.path.dirname(os.path.dirname(lap.interpreter.path))
+    if not folder:
+        return AS_NOBODY
+    stage = "/mnt" + root[len(folder):]
+    return mounted('mount -t tmpfs -o mode=755 tmpfs /mnt && mkdir -p "%s" && mount --bind "%s" "%s" && mount --move /mnt "%s"'
+                   % (stage, root, stage, folder)) + AS_NOBODY
+
+
+def as_nobody(lap):
+    """Its output lies in a folder of its own."""
+    if os.geteuid():
+        raise harness.Skip("only root can become another user")
+    if lap.outputs == lap.folder:
+        if closed(os.path.join(lap.folder, "x")):
+            raise harness.Skip("others may not enter the folder of the launcher")
+        lap.outputs = os.path.join(lap.folder, "nobody-%d" % lap.number)
+        os.mkdir(lap.outputs)
+        os.chown(lap.outputs, NOBODY, NOBODY)
+        lap.on_end(lambda: shutil.rmtree(lap.outputs, ignore_errors=True))
+    return AS_NOBODY
+
+
+def as_nobody_hidden(lap):
+    """Behind a /proc that shows no process of another user's. Before 5.8 there was only one /proc for all."""
+    if tuple(map(int, os.uname().release.split(".")[:2])) < (5, 8):
+        raise harness.Skip("this kernel's /proc is the same wherever it is mounted")
+    return mounted(HIDING) + as_nobody(lap)
 
 
 def in_cgroup(lap):
@@ -185,11 +232,13 @@ STATES += [
     State("seccomp_kill_code", "permissions", codes=(5,), only=REFUSED), State("seccomp_one_thread", "permissions", codes=(5,), only=REFUSED),
     State("seccomp_no_new_code", "permissions", codes=(0, 5)),  # thunks (up to 3.11) are new code
     State("dumpable_0", "permissions"), State("setuid_worker", "permissions"),
+    State("hidepid", "permissions", "mixed", prefix=target_as_nobody, launcher=as_nobody_hidden),
+    State("hidepid_other", "permissions", "mixed", codes=(5,), launcher=as_nobody_hidden, only=REFUSED),
+    State("unprivileged", "permissions", "mixed", prefix=target_as_nobody, launcher=as_nobody),
 
     State("namespaces", "containers", "mixed", prefix=NAMESPACES),
     State("user_namespace", "containers", "mixed", prefix=USER_NAMESPACE),
     State("noexec_tmp", "containers", "mixed", prefix=mounted("for d in /tmp /dev/shm; do mount -t tmpfs -o noexec,nosuid,nodev tmpfs $d || exit; done")),
-    State("hidepid", "containers", "mixed", prefix=mounted("mount -t proc -o hidepid=2 proc /proc")),
     State("other_root", "containers", "mixed", prefix=in_root, pythons="root"),
     State("other_root_busy", "containers", "fib", prefix=in_root, pythons="root"),
 
