@@ -31,7 +31,9 @@ for moved, names in (("threads signals", "threads thread_churn rseq malloc_2 mal
 
 # Whose mappings stay as they are, with libc's malloc and in hundreds of sessions: compared at the end of a lap.
 STEADY = frozenset("""select epoll sleep event read raw_poll raw_nanosleep raw_futex raw_epoll raw_recv raw_semop raw_sigtimedwait fib alloc
-                      c_extensions generators registers lone_busy lone_idle lone_alarms malloc_1 malloc_2""".split())
+                      c_extensions generators registers lone_busy lone_idle lone_alarms malloc_1 malloc_2
+                      finalizing stopped traced_by_strace traced_by_gdb limit_as limit_nofile seccomp_kill_memfd seccomp_no_open
+                      seccomp_kill_code seccomp_one_thread hidepid_other""".split())
 
 
 class State:
