@@ -1,6 +1,7 @@
 """For how long a target stands still when mempulse attaches, and when gdb does: seen from
 outside, by the same eyes, in turns. A thread that a tracer holds is `t` in /proc/PID/stat
 (proc(5)); it is read again and again, some microseconds apart."""
+import itertools
 import os
 import shutil
 import subprocess
@@ -8,8 +9,10 @@ import threading
 import time
 
 import harness
+from lap import NEWEST
 
-ROUNDS = 20
+ROUNDS, GDB_ROUNDS = 500, 40  # gdb's visits take seconds: one in so many rounds
+OLDER = ((3, 8), (3, 9), (3, 10), (3, 11))
 STATES = ("fib", "select")
 COMMANDS = (
     ("mempulse", ("BINARY", "inject", "-p", "PID", "-d", "30ms", "-q", "-o", os.devnull)),
@@ -50,13 +53,25 @@ def visit(target, argv):
     return watch.held_ns, took, took // max(1, watch.looks)
 
 
-def rows(binary, interpreter):
+def pick(interpreters):
+    """The newest that is supported, and one that is hooked in another way: the newest of the older ones."""
+    plain = sorted((i for i in interpreters if i.kind is None and i.version <= NEWEST), key=lambda i: i.version)
+    older = [i for i in plain if i.version in OLDER]
+    return [i for n, i in enumerate(plain[-1:] + older[-1:]) if n == 0 or i is not plain[-1]]
+
+
+def commands_of(turn):
+    for name, argv in COMMANDS:
+        if name != "gdb" or shutil.which("gdb") and turn * GDB_ROUNDS // ROUNDS < (turn + 1) * GDB_ROUNDS // ROUNDS:
+            yield name, argv
+
+
+def rows(binary, interpreters):
     """Rows of the file of results."""
-    commands = [(name, argv) for name, argv in COMMANDS if name != "gdb" or shutil.which("gdb")]
-    for state in STATES:
+    for interpreter, state in itertools.product(pick(interpreters), STATES):
         with harness.Target(interpreter.path, state) as target:
-            for _ in range(ROUNDS):
-                for name, argv in commands:
+            for turn in range(ROUNDS):
+                for name, argv in commands_of(turn):
                     words = [binary if word == "BINARY" else word.replace("PID", str(target.pid)) for word in argv]
                     held, took, step = visit(target, words)
                     yield {"t": "beside", "tool": name, "state": state, "python": interpreter.name,

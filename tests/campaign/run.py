@@ -108,11 +108,23 @@ class Schedule:
                 self.skipped.add(cell)
 
 
+def fitting(state, interpreters):
+    return [i for i in interpreters if i.kind == state.pythons and (not state.least or i.version >= state.least)]
+
+
+MISSING = {"venv": "no venv is here: tests/campaign/setup.py FOLDER --packages makes it", "root": "no other root is here: tests/campaign/roots.py makes them"}
+
+
+def missing(state):
+    """Why no interpreter fits."""
+    return MISSING.get(state.pythons) or "no interpreter of %d.%d or newer is here" % (state.least or (3, 0))
+
+
 def cells_of(states, interpreters):
     """Neighbours in the list are of different states and interpreters."""
     found = []
     for shift, state in enumerate(states):
-        kind = [i for i in interpreters if i.kind == state.pythons and (not state.least or i.version >= state.least)]
+        kind = fitting(state, interpreters)
         found += [((k + shift) % max(1, len(kind)), shift, (state, i)) for k, i in enumerate(kind)]
     return [cell for _, _, cell in sorted(found, key=lambda entry: entry[:2])]
 
@@ -265,9 +277,17 @@ class Slice:
     @staticmethod
     def one_each(interpreters):
         for n, state in enumerate(table.STATES):
-            kind = [i for i in interpreters if i.kind == state.pythons and (not state.least or i.version >= state.least)]
+            kind = fitting(state, interpreters)
             if kind:
                 yield state, kind[n % len(kind)]
+
+    def tell_missing(self, interpreters):
+        """States that no interpreter here can be put in."""
+        for state in table.STATES:
+            name = "campaign %s" % state.name
+            if not fitting(state, interpreters) and self.options.pattern in name:
+                self.counts["skipped"] += 1
+                print("%s: skipped (%s)" % (name, missing(state)), flush=True)
 
     @staticmethod
     def name(cell):
@@ -395,6 +415,7 @@ def main():
             elif options.pattern in "campaign fault points":
                 print("campaign fault points: skipped (there is no %s)" % faulty)
                 look.counts["skipped"] += 1
+            look.tell_missing(interpreters)
             return look.run()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -403,7 +424,7 @@ def main():
         results.add(machine(binary))
         campaign = Campaign(options, binary, helpers, folder, results)
         if options.beside:
-            for row in beside.rows(binary, [i for i in interpreters if i.kind is None][-1]):
+            for row in beside.rows(binary, interpreters):
                 results.add(row)
         elif options.faults:
             faults.run(campaign, interpreters)
