@@ -130,8 +130,10 @@ static int detach_retry(struct detach *d, struct mp_failure *f)
         d->changed |= n > 0;
         if (n < 0 && (!detach_busy(f) || clock_mono_ns() >= deadline))
             return n;
-        if (n < 0)
+        if (n < 0) {
+            *f = (struct mp_failure){0}; /* of several tries the last one counts */
             continue;
+        }
         if (n > 0 && (++sweeps < SWEEPS_MAX || clock_mono_ns() < deadline))
             continue;
         if ((!d->cured || clock_mono_ns() < deadline) &&

@@ -23,12 +23,6 @@ static const struct residue_row residue_rows[] = {
     {MP_RESIDUE_TRACE, "the agent's library stays mapped, inert: a trace function could not be taken out of a thread"},
 };
 
-static const char *residue_waits_for(const struct inject_agent *a)
-{
-    return a && a->control.starved ? "memory (see RLIMIT_AS, RLIMIT_DATA), of which it needs a little to take its hooks out"
-                                   : "the interpreter lock (GIL)";
-}
-
 void residue_describe(const struct session *s, const struct inject_diff *d, char *buf, size_t len)
 {
     struct mp_failure ignored = {0};
@@ -41,7 +35,7 @@ void residue_describe(const struct session *s, const struct inject_diff *d, char
             used += (size_t)snprintf(buf + used, len - used, "%s%s", used ? "\n" : "", residue_rows[i].text);
     if (!s->have_bye && used < len)
         used += (size_t)snprintf(buf + used, len - used, "the agent has not left yet: it waits for %s",
-                                 residue_waits_for(inject_find_agent(s->pid, &a, &ignored) > 0 ? &a : NULL));
+                                 session_waits_for(inject_find_agent(s->pid, &a, &ignored) > 0 ? &a : NULL));
     if (used < len && d->detail_left && d->detail[0]) /* what else differs is the target's own work */
         snprintf(buf + used, len - used, "%s%.*s", used ? "\n" : "", (int)d->detail_left, d->detail);
 }
@@ -90,10 +84,10 @@ int residue_detach(const struct talk *t, pid_t pid, struct inject_agent *a, uint
             f->changed_target = true;
             return mp_fail(f, MP_E_RESIDUE, 0, "the agent in process %d is still there%s%s", (int)pid,
                            now.control.state == MP_STATE_UNHOOKING ? ", inert, and waits for " : "",
-                           now.control.state == MP_STATE_UNHOOKING ? residue_waits_for(&now) : "");
+                           now.control.state == MP_STATE_UNHOOKING ? session_waits_for(&now) : "");
         }
         if (!said && now.control.state == MP_STATE_UNHOOKING) {
-            cmd_say(t, "the hooks are inert; the agent waits for %s", residue_waits_for(&now));
+            cmd_say(t, "the hooks are inert; the agent waits for %s", session_waits_for(&now));
             said = true;
         }
         if (!inject_hurry(pid, &now, &hurry_ns))

@@ -11,9 +11,8 @@
 #include "inject/inject.h"
 
 /* Asks a living agent to leave through its control block and waits until it has
- * unhooked, at most timeout_ns. ret_after (may be NULL) gets the slots after the
- * unhook when they could be read (hook stays MP_HOOK_NONE otherwise). 0, or
- * negative enum mp_err (MP_E_RESIDUE: it is still there). */
+ * unhooked, at most timeout_ns; a->control is then as it was last read. 0, or negative
+ * enum mp_err (MP_E_RESIDUE: it is still there), f->changed_target set once it was asked. */
 int residue_detach(const struct talk *t, pid_t pid, struct inject_agent *a, uint64_t timeout_ns, struct mp_failure *f)
     MP_MUST_CHECK;
 

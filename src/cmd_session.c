@@ -269,6 +269,12 @@ int session_wait_clean(struct session *s, unsigned timeout_ms, struct inject_dif
     }
 }
 
+const char *session_waits_for(const struct inject_agent *a)
+{
+    return a && a->control.starved ? "memory (see RLIMIT_AS, RLIMIT_DATA), of which it needs a little to take its hooks out"
+                                   : "the interpreter lock (GIL)";
+}
+
 /* The agent was told to leave after a failure: has it? */
 static void session_abandon(struct session *s, struct mp_failure *f)
 {
@@ -282,9 +288,12 @@ static void session_abandon(struct session *s, struct mp_failure *f)
     if (n == 0 || n == SESSION_STRAY || (n < 0 && n != -MP_E_TARGET_EXITED)) /* what can't be looked at is not told to be clean */
         f->changed_target = true;
     if (f->changed_target && f->code == MP_E_INTERRUPTED) { /* 128+n is for a clean end */
+        struct inject_agent a;
+        bool waits = n == 0 && inject_find_agent(s->pid, &a, &ignored) > 0 && a.control.gil_since_ns;
+
         *f = (struct mp_failure){.changed_target = true};
-        mp_fail(f, MP_E_RESIDUE, 0, "interrupted before the agent had hooked, and it has not left process %d yet: it waits for "
-                                    "the interpreter lock (GIL)", (int)s->pid);
+        mp_fail(f, MP_E_RESIDUE, 0, "interrupted before the agent had hooked, and it has not left process %d yet%s%s", (int)s->pid,
+                waits ? ": it waits for " : "", waits ? session_waits_for(&a) : "");
     }
     if (f->changed_target)
         mp_fail_hint(f, "the agent leaves by itself as soon as it can; to check: mempulse detach -p %d --wait 60s",

@@ -69,6 +69,9 @@ bool session_cut(const struct session *s, struct inject_agent *ret_agent);
 /* 1 the process still runs the program that was injected, 0 another one (exec), -1 can't be told. */
 int session_same_image(const struct session *s);
 
+/* What an agent that has not left yet waits for, in words. a may be NULL: not known. */
+const char *session_waits_for(const struct inject_agent *a);
+
 /* Waits until nothing of this session is left in the target, at most timeout_ms. 1;
  * SESSION_SUCCEEDED when the session has gone and another one, of a mempulse that came
  * after it, is there: what else of ours is found belongs to that; SESSION_STRAY when the

@@ -9,7 +9,11 @@
  *
  * Memory for the true one may come from an allocator that wants to know whose call it is: tracemalloc
  * calls PyGILState_Ensure. So the stand-in is this thread's for PyGILState, too, meanwhile:
- * under the pthread key that CPython keeps for it, which is found by trying. */
+ * under the pthread key that CPython keeps for it, which is found by trying.
+ *
+ * From 3.12 on a forked child makes the lock anew first, and PyThreadState_New does what Ensure
+ * does, but for ending the process where it has no memory. It counts what it makes as ensured
+ * once (gilstate_counter), so PyGILState_Release is the way back. */
 #include "agent/python.h"
 
 #define KEYS_TRIED 128 /* musl has no more; CPython makes its own when it starts */
@@ -17,6 +21,7 @@
 #define COUNTER_MAX (1 << 20)
 #define MEMORY_STEP_MS 10  /* from one try to have a thread state to the next; doubled each time, */
 #define MEMORY_STEP_MAX_MS 160 /* up to this: a heartbeat comes every 250 ms */
+#define GILSTATE_UNLOCKED 1 /* PyGILState_UNLOCKED: this thread had no thread state in use before */
 #define SPIN_NS 2000000ull /* between two looks whether the launcher is still there */
 
 enum { KEY_UNKNOWN = -1, KEY_NONE = -2 };
@@ -95,6 +100,15 @@ static bool counter_is_there(void *interp)
     return true;
 }
 
+/* Without memory for a thread state, and without the GIL; from one try to the next. */
+static void await_memory(int *step)
+{
+    mp_control_block.starved = 1;
+    mp_control_block.heartbeat_ns = clock_ns(CLOCK_MONOTONIC);
+    sys_poll(NULL, 0, *step);
+    *step = 2 * *step < MEMORY_STEP_MAX_MS ? 2 * *step : MEMORY_STEP_MAX_MS;
+}
+
 /* The GIL is held in the stand-in's name, and given back meanwhile, and where none is made:
  * without memory (tries 0: for ever), or in a build that is not as expected. */
 static enum made own_make(unsigned tries)
@@ -115,10 +129,7 @@ static enum made own_make(unsigned tries)
             return NO_MEMORY;
         }
         PY(PyEval_SaveThread, void *(*)(void))();
-        mp_control_block.starved = 1;
-        mp_control_block.heartbeat_ns = clock_ns(CLOCK_MONOTONIC);
-        sys_poll(NULL, 0, step);
-        step = 2 * step < MEMORY_STEP_MAX_MS ? 2 * step : MEMORY_STEP_MAX_MS;
+        await_memory(&step);
         PY(PyEval_RestoreThread, void (*)(void *))(standin);
     }
     key_set(key, own);
@@ -127,8 +138,29 @@ static enum made own_make(unsigned tries)
     return MADE;
 }
 
+/* From 3.12 on; tries as in own_make. */
+static bool ensure(unsigned tries, int *ret_state)
+{
+    int step = MEMORY_STEP_MS;
+    void *ts;
+
+    g.ensuring = 1;
+    while (!(ts = PY(PyThreadState_New, void *(*)(void *))(py_main_interp())) && (!tries || --tries))
+        await_memory(&step);
+    mp_control_block.starved = 0;
+    if (!ts) {
+        g.ensuring = 0;
+        return false;
+    }
+    PY(PyEval_RestoreThread, void (*)(void *))(ts);
+    *ret_state = GILSTATE_UNLOCKED;
+    return true;
+}
+
 static bool take(unsigned tries, int *ret_state)
 {
+    if (g.minor >= 12)
+        return ensure(tries, ret_state);
     if (standin_ready()) {
         enum made made;
 

@@ -98,9 +98,9 @@ size_t py_str_copy(PyObj *str, char *to, size_t max, bool keep_tail, bool *ret_c
 /* gil.c */
 
 /* As PyGILState_Ensure; the thread may end inside when the interpreter finalizes. It needs some
- * hundred bytes of the target's memory: up to 3.11 those are waited for without end, the GIL given
- * back meanwhile (mp_control_block.starved). From 3.12 on, and in builds that gil.c does not know,
- * PyGILState_Ensure ends the process where they are missing. */
+ * hundred bytes of the target's memory: those are waited for without end, the GIL given back
+ * meanwhile (mp_control_block.starved). In builds that gil.c does not know, and under tracemalloc
+ * from 3.12 on, PyGILState_Ensure ends the process where they are missing. */
 int py_ensure(void);
 /* The same, where it need not be: false, and nothing held, when there was no memory `tries` times;
  * all but one of them cost 10 ms and more. */

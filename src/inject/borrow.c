@@ -302,6 +302,8 @@ int borrow_gone(const struct inject_plan *p, struct mp_failure *f)
 {
     int pid = (int)p->facts.pid;
     pid_t live = proc_live_task(pid);
+    if (live == -ENOMEM)
+        return mp_fail(f, MP_E_INTERNAL, ENOMEM, "out of memory");
     for (int i = 0; i < 100 && borrow_same_program(p, live); i++) {
         borrow_sleep_ms(1); /* a process that is being killed has live threads for a moment still */
         live = proc_live_task(pid);

@@ -180,7 +180,7 @@ static const struct seccomp_call run_calls[] = {
     WANTED_AS(prctl, "PR_SET_VMA", ARG(0) | ARG(1), [0] = PR_SET_VMA, [1] = PR_SET_VMA_ANON_NAME),
     NEEDED_AS(fcntl, "F_DUPFD_CLOEXEC", ARG(1), [1] = F_DUPFD_CLOEXEC),
     WANTED_AS(getrusage, "RUSAGE_THREAD", ARG(0), [0] = RUSAGE_THREAD),
-    WANTED(shutdown), WANTED(mincore), WANTED(clone3), WANTED(rseq), WANTED(set_robust_list), WANTED(newfstatat),
+    WANTED(shutdown), WANTED(clone3), WANTED(rseq), WANTED(set_robust_list), WANTED(newfstatat),
     WANTED(fstat),    WANTED(sendmsg), WANTED(ppoll),  WANTED(brk),  WANTED(pipe2),           WANTED(prlimit64),
     WANTED(process_vm_readv), WANTED(sched_yield),
     /* Made while the filter is suspended. When we die in between it is back: an errno then ends

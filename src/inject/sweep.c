@@ -379,6 +379,7 @@ static int sweep_run(struct sweep *s, uint64_t *ret_pause_ns, struct mp_failure 
     int ret = inject_plan_make(&j.plan, s->pid, s->log, f);
     if (ret < 0)
         return ret;
+    j.plan->single_arena = false; /* no thread of ours comes that could allocate: a stale word on a stack is no reason to wait for ever */
     int e = borrow_run(sweep_job, &j);
     inject_plan_free(j.plan);
     if (e != 0)

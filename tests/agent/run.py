@@ -233,7 +233,7 @@ def own_state(run):
     assert run.first["result"] >= 0, run.first
 
 
-@test("starved_install", before=(3, 12))
+@test("starved_install")
 def starved_install(run):
     """No memory for a thread state when it installs: it gives up, in bounded time."""
     assert run.session.failed and run.session.failed[:2] == (6, 12) and "PyThreadState_New" in run.session.failed[2], run.session.failed
@@ -241,7 +241,7 @@ def starved_install(run):
     run.clean()
 
 
-@test(before=(3, 12), depth=6)
+@test(depth=6)
 def starved(run):
     """The same in mid-session, when it goes on without names, and while it leaves: then it waits, and says so."""
     assert run.second["after"] == [3, 1, 0], run.second

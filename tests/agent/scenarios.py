@@ -787,7 +787,9 @@ def own_state(agent, before):
 def no_states(agent, without):
     """PyThreadState_New has no memory, as it seems to the agent; or is itself again."""
     import host
-    agent.boot.py_sym[host.NAMES.index("PyThreadState_New")] = host.address("PyErr_Occurred" if without else "PyThreadState_New")
+    # One that answers NULL. From 3.12 on it is asked without the GIL, and by a thread without a thread state.
+    none = "PyErr_Occurred" if sys.version_info < (3, 12) else "_PyThreadState_UncheckedGet" if sys.version_info < (3, 13) else "PyThreadState_GetUnchecked"
+    agent.boot.py_sym[host.NAMES.index("PyThreadState_New")] = host.address(none if without else "PyThreadState_New")
 
 
 def starved_install_before(agent):

@@ -396,9 +396,13 @@ def regrown(context):
 
 
 def swept_late(context):
-    """A thread to sweep with is looked for as long as --wait says: where malloc takes no locks,
-    one that computes is not borrowed."""
+    """A thread to sweep with is looked for as long as --wait says. It makes system calls and nothing else, so
+    that malloc takes no locks (MALLOC_ARENA_MAX=1) is no reason to wait for a thread that does."""
     with harness.Target(context.python, "forger", prefix=("env", "MALLOC_ARENA_MAX=1")) as target:
+        target.ask("stray")
+        target.ask("compute 5")
+        attempt(context, "detach", "-p", target.pid).expect(0)
+        check(target.ask("ping")["pong"], "it does not answer")
         for wait, code in (("1s", 8), ("20s", 0)):
             target.ask("stray")
             target.ask("toil 5")

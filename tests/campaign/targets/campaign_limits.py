@@ -16,11 +16,12 @@ SERVICE = {nr: ERRNO | EPERM for nr in (101, 155, 163, 165, 166, 167, 169, 175, 
 STRICT = {41: ERRNO | EPERM, 53: ERRNO | EPERM, 319: ERRNO | EPERM, 435: ERRNO | ENOSYS}  # socket, socketpair, memfd_create, clone3
 KILL_MEMFD = {319: KILL}
 NO_OPEN = {257: ERRNO | EPERM}
-# As systemd makes SystemCallFilter=@system-service: a list of what may be called, death for all else. These may
-# not: modules, mounts, clocks, debugging, swap, raw I/O, what is obsolete; then what came after futex_waitv.
-NOT_SERVICE = frozenset((101, 103, 134, 136, 139, 153, 154, 155, 156, 159, 161, 163, 164, 165, 166, 167, 168, 169, 170, 171, 172, 173,
-                         174, 175, 176, 177, 178, 179, 180, 181, 182, 183, 184, 185, 212, 214, 215, 227, 236, 246, 298, 300, 301, 304,
-                         305, 310, 311, 313, 320, 321, 323, 428, 429, 430, 431, 432, 433, 438, 442, 443))
+# As systemd makes SystemCallFilter=@system-service (shared/seccomp-util.c): a list of what may be called, death
+# for all else. These may not: mincore, then modules, mounts, clocks, debugging, swap, raw I/O, sandboxes, protection
+# keys, what is obsolete; and what came after futex_waitv.
+NOT_SERVICE = frozenset((27, 101, 103, 134, 136, 139, 153, 154, 155, 156, 159, 161, 163, 164, 165, 166, 167, 168, 169, 170, 171, 172,
+                         173, 174, 175, 176, 177, 178, 179, 180, 181, 182, 183, 184, 185, 212, 227, 236, 246, 298, 300, 301, 304, 305,
+                         313, 317, 320, 321, 329, 330, 331, 428, 429, 430, 431, 432, 433, 438, 442, 443, 444, 445, 446, 447, 448))
 AUDIT_ARCH_X86_64, LAST_SERVICE = 0xc000003e, 449
 # By argument: (its number, bits that are all set, what to do then). KILL_CODE: mmap with PROT_EXEC.
 # NO_NEW_CODE: systemd's MemoryDenyWriteExecute, that is mmap with PROT_WRITE|PROT_EXEC, mprotect with PROT_EXEC.

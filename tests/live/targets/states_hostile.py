@@ -332,11 +332,20 @@ class Forger(states_contract.Quiet):
             thread = threading.Thread(target=toil)
             thread.daemon = True
             thread.start()
-        elif words[0] == "toil":
-            control.tell(toils=True)
+        elif words[0] == "compute":
+            control.tell(computes=True)
             end = time.monotonic() + float(words[1])
             while time.monotonic() < end:
                 pass
+        elif words[0] == "toil":  # within a call that nobody knows to be one in which a thread may be borrowed
+            old = signal.signal(signal.SIGALRM, lambda number, frame: None)
+            control.tell(toils=True)
+            signal.setitimer(signal.ITIMER_REAL, float(words[1]))
+            ends, nothing = os.pipe() + os.pipe(), ctypes.c_void_p()
+            work.libc.splice(ends[0], nothing, ends[3], nothing, ctypes.c_size_t(1), 0)
+            for end in ends:
+                os.close(end)
+            signal.signal(signal.SIGALRM, old)
         elif words[0] == "unforge":
             self.stop = True
             if self.thunk:
