@@ -177,7 +177,7 @@ CAMPAIGN ?=
 campaign: all
 	BUILD=$(BUILD) tests/campaign/run.py --budget $(BUDGET) $(CAMPAIGN)
 
-# Each state once, in two minutes.
+# Each state once, in four minutes.
 campaign-slice: all
 	BUILD=$(BUILD) tests/campaign/run.py --slice $(CAMPAIGN)
 

@@ -320,10 +320,11 @@ Written by `make campaign` from its own results; not by hand. To see it for your
 
 Each target is a Python program in one of the states below that checks itself: a running
 checksum of all it computes, EINTR counted around blocking calls made straight through
-ctypes, signals sent and received, values in integer, float and vector registers, its
-stdio, which must stay empty. A target lives for up to some hundred sessions and is
-compared from outside with what it was before the first: mappings, descriptors, threads,
-signal masks. It is *harmed* when it died, computed another value, lost a signal, saw an
+ctypes, its stdio, which must stay empty; in `queued` signals sent and received, in `registers`
+values in integer, float and vector registers and a heartbeat. A target lives for up to some
+hundred sessions and is compared from outside with what it was before the first: descriptors,
+threads, signal masks, code, and our names; at its end, where targets of that state move none of
+themselves, all its mappings. It is *harmed* when it died, computed another value, lost a signal, saw an
 EINTR, no longer answers, or has something of ours in it at the end. A session *failed*
 when it ended with an exit code that its state does not allow, or when something of ours, another
 descriptor, thread or signal mask was seen from outside right after it, whatever it said itself:
@@ -331,7 +332,8 @@ descriptor, thread or signal mask was seen from outside right after it, whatever
 nothing to do.
 
 A session is one of: inject and detach after 5 to 30 ms; the same with `--lines`; SIGKILL of the
-launcher at a random moment; `detach` from elsewhere; two launchers at once. The pause is
+launcher at a random moment; `detach` from elsewhere; two launchers at once; in the state `ends`, a
+target that comes to its own end meanwhile. The pause is
 the launcher's own figure. The machine has far too much to do meanwhile, five targets for each
 CPU, each with its launcher: pauses and times to HOOKED below are those of a machine in trouble.
 What a calm one shows stands under "Beside gdb"."""
