@@ -9,6 +9,7 @@ import json
 import math
 import os
 import random
+import resource
 import signal
 import subprocess
 import tempfile
@@ -25,6 +26,8 @@ NEWEST = (3, 13)  # what is newer is refused
 DURATION_MS = (5, 30)  # of a session; drawn anew for each
 ENDS_WITHIN = 0.030 * harness.SLOW  # seconds: from its start on, or from when it is hooked
 ENDED = (0, 3, 4, 11)  # of a session whose target ends: after it, before it, while it is looked at, in its midst
+STARVE_ROOM = (64 << 10, 12 << 20)  # bytes of addresses; a whole session takes some 8 MiB, and 64 more for a malloc arena that can be done without
+STARVED = (0, 8, 10)
 KILL_WITHIN = 0.045 * harness.SLOW  # seconds: most launchers are hooked after 20 ms
 LEASE = 5 + 4 * harness.SLOW        # MP_GO_WAIT_MS (5 s, for a launcher's first byte) and what a loaded machine adds
 EMPTY = 0.5 * harness.SLOW          # for a thread that was told to clone, to have done so
@@ -418,6 +421,19 @@ class Lap:
             allowed = self.codes() + (6,)
             return [self.end(one, allowed), self.end(other, allowed)]
 
+    def do_starve(self):
+        """Its addresses end a little above what it has: sometime each step of loader and agent is refused memory."""
+        pid, (_, hard) = self.target.pid, resource.prlimit(self.target.pid, resource.RLIMIT_AS)
+        has = int(procfs.read(pid, "statm").split()[0]) * resource.getpagesize()
+        resource.prlimit(pid, resource.RLIMIT_AS, (has + self.random.randrange(*STARVE_ROOM), hard))
+        try:
+            with self.start("starve", "-d", self.duration(), "--timeout", "5s") as launcher:
+                row = self.end(launcher, STARVED)
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_AS, (hard, hard))
+        if row["code"] == 10 and self.sweep(row):
+            row["failure"] = "detach, with memory again: %d" % row["swept"]
+        return [row]
 
     def do_ends(self):
         """A target of its own comes to its end while a session begins, runs or is over."""

@@ -226,6 +226,7 @@ STATES += [
 
     State("resident", "size", costly=True), State("resident_8", "size", costly=True), State("mappings", "size", costly=True),
     State("limit_as", "limits", codes=(8,), only=REFUSED), State("limit_as_room", "limits"),
+    State("limit_as_any", "limits", "select", only=("starve",)),
     State("limit_nofile", "limits", codes=(8,), only=REFUSED),
     State("cgroup_memory", "limits", "mixed", prefix=in_cgroup, after=little_memory),
 
