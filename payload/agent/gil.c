@@ -109,8 +109,14 @@ static void await_memory(int *step)
     *step = 2 * *step < MEMORY_STEP_MAX_MS ? 2 * *step : MEMORY_STEP_MAX_MS;
 }
 
+/* NULL without memory, or when there soon is no interpreter. */
+static void *state_new(void)
+{
+    return py_finalizing() ? NULL : PY(PyThreadState_New, void *(*)(void *))(py_main_interp());
+}
+
 /* The GIL is held in the stand-in's name, and given back meanwhile, and where none is made:
- * without memory (tries 0: for ever), or in a build that is not as expected. */
+ * without memory, or in a build that is not as expected. */
 static enum made own_make(unsigned tries)
 {
     void *interp = py_main_interp();
@@ -123,13 +129,17 @@ static enum made own_make(unsigned tries)
             key = KEY_NONE; /* for good */
         return STRANGE;
     }
-    while (!(own = PY(PyThreadState_New, void *(*)(void *))(interp))) { /* Ensure would end the process */
-        if (tries && !--tries) {
+    while (!(own = state_new())) { /* Ensure would end the process */
+        if (!--tries) {
             standin_leave();
             return NO_MEMORY;
         }
         PY(PyEval_SaveThread, void *(*)(void))();
         await_memory(&step);
+        if (py_finalizing()) { /* taking the GIL would end this thread */
+            key_set(key, NULL);
+            return NO_MEMORY;
+        }
         PY(PyEval_RestoreThread, void (*)(void *))(standin);
     }
     key_set(key, own);
@@ -138,16 +148,15 @@ static enum made own_make(unsigned tries)
     return MADE;
 }
 
-/* From 3.12 on; tries as in own_make. */
+/* From 3.12 on. */
 static bool ensure(unsigned tries, int *ret_state)
 {
     int step = MEMORY_STEP_MS;
     void *ts;
 
     g.ensuring = 1;
-    while (!(ts = PY(PyThreadState_New, void *(*)(void *))(py_main_interp())) && (!tries || --tries))
+    while (!(ts = state_new()) && --tries)
         await_memory(&step);
-    mp_control_block.starved = 0;
     if (!ts) {
         g.ensuring = 0;
         return false;
@@ -167,7 +176,6 @@ static bool take(unsigned tries, int *ret_state)
         key_set(key, standin);
         PY(PyEval_RestoreThread, void (*)(void *))(standin);
         made = own_make(tries);
-        mp_control_block.starved = 0;
         if (made != STRANGE) {
             *ret_state = 0;
             return made == MADE;
@@ -184,18 +192,11 @@ bool py_try(unsigned tries, int *ret_state)
 
     mp_control_block.gil_since_ns = clock_ns(CLOCK_MONOTONIC);
     taken = take(tries, ret_state);
+    mp_control_block.starved = !taken;
     /* Python code that we call may lose it again */
     mp_control_block.gil_since_ns = taken ? clock_ns(CLOCK_MONOTONIC) : 0;
     py_interval_back();
     return taken;
-}
-
-int py_ensure(void)
-{
-    int state;
-
-    (void)py_try(0, &state);
-    return state;
 }
 
 static void leave(int state)

@@ -317,9 +317,10 @@ static bool uninstall(void)
 
     hook_inert();
     mp_control_block.state = MP_STATE_UNHOOKING;
-    if (py_finalizing())
-        return false;
-    state = py_ensure();
+    do
+        if (py_finalizing())
+            return false;
+    while (!py_try(MEMORY_TRIES, &state)); /* memory is waited for as long as there is an interpreter */
     threads_names(); /* for those that came and stayed less than a second */
     hook_uninstall();
     py_release(state);

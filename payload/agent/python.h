@@ -98,12 +98,10 @@ size_t py_str_copy(PyObj *str, char *to, size_t max, bool keep_tail, bool *ret_c
 /* gil.c */
 
 /* As PyGILState_Ensure; the thread may end inside when the interpreter finalizes. It needs some
- * hundred bytes of the target's memory: those are waited for without end, the GIL given back
- * meanwhile (mp_control_block.starved). In builds that gil.c does not know, and under tracemalloc
- * from 3.12 on, PyGILState_Ensure ends the process where they are missing. */
-int py_ensure(void);
-/* The same, where it need not be: false, and nothing held, when there was no memory `tries` times;
- * all but one of them cost 10 ms and more. */
+ * hundred bytes of the target's memory: false, and nothing held, when they were missing `tries`
+ * times (from 1 on), from 10 to 160 ms apart, the GIL given back meanwhile; mp_control_block.starved
+ * says so. In builds that gil.c does not know, and under tracemalloc from 3.12 on,
+ * PyGILState_Ensure ends the process where they are missing. */
 bool py_try(unsigned tries, int *ret_state);
 void py_release(int state);
 /* 3.6 makes a GIL when it starts its first thread; before, nothing keeps two threads apart. One

@@ -109,6 +109,9 @@ class Agent:
     def state(self):
         return self.control(72).value
 
+    def ask_to_leave(self):
+        self.control(76).value = 1
+
     def starved(self):
         return self.control(STARVED).value
 
@@ -147,7 +150,7 @@ def main():
     agent.start()
     hooked = agent.wait_hooked()
     result = scenario(agent, before) if hooked else None
-    if name == "exits":
+    if name in ("exits", "starved_exits"):
         sys.exit(3)
     say(done=True, hooked=hooked, result=result)
     sys.stdin.readline()

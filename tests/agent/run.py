@@ -241,6 +241,13 @@ def starved_install(run):
     run.clean()
 
 
+@test(depth=4)
+def starved_exits(run):
+    """An interpreter that ends has no thread state to give: nothing of it is touched any more."""
+    assert run.status == 3, (run.status, run.stderr[-300:])
+    assert run.session.bye, "it waits for ever"
+
+
 @test(depth=6)
 def starved(run):
     """The same in mid-session, when it goes on without names, and while it leaves: then it waits, and says so."""

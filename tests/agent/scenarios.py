@@ -841,6 +841,22 @@ def starved(agent, before):
     before[0].append("leaves")
 
 
+class Late:
+    """Makes the interpreter's end last."""
+
+    def __del__(self, sleep=time.sleep):
+        sleep(1)
+
+
+def starved_exits(agent, before):
+    """It leaves, and waits for memory, when the interpreter ends."""
+    no_states(agent, True)
+    agent.ask_to_leave()
+    while not agent.starved():
+        time.sleep(0.01)
+    globals()["late"] = Late()
+
+
 def starved_after(agent, before):
     before[1].join()
     return before[0] + [agent.starved()]
