@@ -40,6 +40,7 @@ SETTLE_LOOKS = 100                  # of a worker, until LOOKS of them are the s
 LOOKS, LOOK_STEP = 5, 0.02          # a descriptor or thread of the target's own may be there for a moment
 TEXT_KEPT = 700
 THUNK = "two thunk pages stay mapped, inert: a frame entered through them has not returned yet"
+KEPT = ("interval", "tracer_kept", "lines_covered", "tracemalloc")  # what a target sees to at its end: an itimer, tracers
 WEIGHTS = {"inject": 8, "lines": 2, "kill": 2, "elsewhere": 2, "two": 1}  # of actions, where a state doesn't say which
 libc = ctypes.CDLL(None)
 
@@ -236,6 +237,8 @@ class Lap:
         try:
             target.forgiven = self.kills if self.state.eintr else 0
             target.stop()
+            extra = target.account["extra"]
+            found += ["%s: %s" % (name, extra[name]) for name in KEPT if not extra.get(name, True)]
         except AssertionError as failure:
             found.append(str(failure))
         return found
