@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define POINTS_MAX 128
@@ -90,6 +91,8 @@ static void strike(int number, int wait_ms)
     }
 }
 
+static const struct timespec doze = {.tv_nsec = 500000000};
+
 static const struct {
     const char *action;
     int number, wait_ms;
@@ -111,6 +114,8 @@ int fault_point(const char *name, int kind)
         kill(getpid(), SIGKILL);
     if (!strcmp(action, ":stop"))
         raise(SIGSTOP); /* to this thread: sent to the process, another one takes it, and this one runs on */
+    if (!strcmp(action, ":doze"))
+        nanosleep(&doze, NULL);
     for (size_t i = 0; i < sizeof(strikes) / sizeof(strikes[0]); i++)
         if (!strcmp(action, strikes[i].action))
             strike(strikes[i].number, strikes[i].wait_ms);

@@ -5,6 +5,7 @@
  * KIND (a ptrace request, a message type, 0).
  *   kill    SIGKILL, to the whole launcher
  *   stop    SIGSTOP
+ *   doze    half a second goes by, in this thread
  *   slay    SIGKILL, to the process $MEMPULSE_FAULT_TARGET
  *   bury    the same, and the step begins when that process has ended
  *   exit    SIGUSR1 to it, exec SIGUSR2, crash SIGSEGV: its handlers do that themselves, as

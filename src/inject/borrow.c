@@ -20,6 +20,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/utf8.h"
+#include "inject/guard.h"
 #include "target/disasm.h"
 #include "target/mem.h"
 
@@ -55,14 +56,17 @@ static void *borrow_job(void *arg)
 int borrow_run(void (*fn)(void *arg), void *arg)
 {
     struct borrow_job job = {fn, arg};
+    struct guard guard;
     pthread_t thread;
     sigset_t all, old;
+    (void)guard_start(&guard); /* without it, who stops us stops the target too */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     int e = pthread_create(&thread, NULL, borrow_job, &job);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (e == 0)
         pthread_join(thread, NULL);
+    guard_end(&guard);
     return e;
 }
 

@@ -42,7 +42,8 @@ struct borrow {
 /* Runs fn(arg) on a thread of its own and waits for it: signals blocked, and, where
  * that is allowed, ahead of others, since the target waits for it. All ptrace work
  * is done so: when the tracing thread ends, the kernel lets go of whatever it still
- * traces, also of a thread that would not stop (ptrace(2)). 0 or a positive errno. */
+ * traces, also of a thread that would not stop (ptrace(2)). Should we be stopped by a signal
+ * meanwhile, that is put off until fn has returned (guard.h). 0 or a positive errno. */
 int borrow_run(void (*fn)(void *arg), void *arg) MP_MUST_CHECK;
 
 /* Finds and stops a thread within deadline_ms. On success the thread stands,

@@ -176,12 +176,13 @@ class FaultLap(lap.Lap):
         row = self.new_row(point)
         with self.faulty(self.target, point) as launcher:
             if point.action == "stop":
-                self.continue_later(launcher.process, STOP_SECONDS)
+                stood = self.continue_later(launcher.process, STOP_SECONDS)
             result = launcher.result(lap.ANSWER)
         row["code"] = result.code
         self.kills += result.code == -signal.SIGKILL
         self.outlived(row)
         wrong = [row.pop("failure")] if "failure" in row else []
+        wrong += ["the target stood as long as the launcher"] * (point.action == "stop" and stood)
         wrong += self.leave_child()
         following = harness.run(self.binary, "inject", "-p", self.target.pid, "-d", "10ms", "-q", "-o", os.devnull)
         row["next"] = following.code
@@ -213,14 +214,16 @@ class FaultLap(lap.Lap):
         return wrong
 
     def continue_later(self, process, seconds):
-        """A launcher that stopped itself is continued after a while."""
+        """A launcher that stopped itself is continued after a while. True: the target stood meanwhile."""
         deadline = time.monotonic() + lap.ANSWER
         while process.poll() is None and time.monotonic() < deadline:
             if procfs.state(process.pid) == "T":
                 time.sleep(seconds)  # not for readiness: the length is the test
+                stood = bool(procfs.standing(self.target.pid))
                 os.kill(process.pid, signal.SIGCONT)
-                return
+                return stood
             time.sleep(0.005)
+        return False
 
 
 class FaultSlice(FaultLap):

@@ -84,6 +84,17 @@ def threads(pid):
     return found
 
 
+def standing(pid):
+    """Its threads that a tracer holds."""
+    found = []
+    for tid in tasks(pid):
+        try:
+            found += [tid] * (state(tid) == "t")
+        except OSError:
+            pass  # ended meanwhile
+    return found
+
+
 def links(pid):
     found = {}
     for fd in os.listdir("/proc/%d/fd" % pid):

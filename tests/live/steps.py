@@ -3,6 +3,7 @@ build with fault points (make FAULTS=1, src/base/fault.h); the campaign's fault 
 this at every step."""
 import os
 import signal
+import time
 
 import harness
 import procfs
@@ -12,14 +13,33 @@ SESSION = ("inject", "-d", "30ms", "--timeout", "5s", "-q", "-o", os.devnull)
 RESUMES = 8  # PTRACE_SYSCALLs of an injection; the rest are not reached
 PTRACE_SYSCALL, PTRACE_GETREGS = 24, 12
 UNCHANGED = "nothing in the target was changed"
+SAME_LOOKS = 20  # of 10 ms, in which nothing moves: it dozes
 REGION_PLACE, REGION_MASK = 0x06d70000, 0x0fffffff  # include/boot.h
 CIRCLE = bytes.fromhex("b8270000000f05ebf7")  # getpid, for ever
 UNUSED = "ptrace-24#1:kill"  # leaves a region in which nothing has run
 
 
 def faulty(context, target, fault, *words):
-    return harness.run(harness.faulty(), *(words or SESSION), "-p", target.pid,
-                       env=dict(os.environ, MEMPULSE_FAULT=fault, MEMPULSE_FAULT_TARGET=str(target.pid)))
+    with start(target, fault, *words) as launcher:
+        return launcher.result(2 * harness.PATIENCE)
+
+
+def start(target, fault, *words):
+    return harness.Launcher(harness.faulty(), *(words or SESSION), "-p", target.pid,
+                            env=dict(os.environ, MEMPULSE_FAULT=fault, MEMPULSE_FAULT_TARGET=str(target.pid)))
+
+
+def stopped(context):
+    """A launcher that is stopped while it holds a thread gives that back, and stands only then."""
+    with harness.Target(context.python, "select") as target:
+        for n in range(1, RESUMES + 1):
+            with start(target, "ptrace-%d#%d:stop" % (PTRACE_SYSCALL, n)) as launcher:
+                procfs.wait_until(lambda: procfs.state(launcher.process.pid) == "T" and not procfs.standing(target.pid),
+                                  harness.PATIENCE, "the target runs")
+                check(target.ask("ping")["pong"] and procfs.state(launcher.process.pid) == "T", "the launcher runs, too")
+                launcher.signal(signal.SIGCONT)
+                launcher.result().expect(0)
+        target.check_untouched()
 
 
 def resume_fails(context):
@@ -57,15 +77,16 @@ def dies_in_sweep(context):
                 target.account = {}
 
 
-def stopped_with_loader(context, target):
-    """A launcher, stopped by SIGSTOP, whose loader has a thread that has yet to run its first instruction."""
+def with_loader(context, target):
+    """A launcher that dozes, and whose loader has a thread that has yet to run its first instruction."""
     for n in range(1, RESUMES + 1):
-        launcher = harness.Launcher(harness.faulty(), *SESSION, "-p", target.pid, env=dict(
-            os.environ, MEMPULSE_FAULT="ptrace-%d#%d:stop" % (PTRACE_SYSCALL, n), MEMPULSE_FAULT_TARGET=str(target.pid)))
-        procfs.wait_until(lambda: procfs.state(launcher.process.pid) in "TZ", harness.PATIENCE, "the launcher is stopped")
-        if len(procfs.tasks(target.pid)) > 1:
+        launcher = start(target, "ptrace-%d#%d:doze" % (PTRACE_SYSCALL, n))
+        end, looks = time.monotonic() + harness.PATIENCE, 0
+        while launcher.process.poll() is None and looks < SAME_LOOKS and time.monotonic() < end:
+            time.sleep(0.01)
+            looks = looks + 1 if set(procfs.standing(target.pid)) - {target.pid} else 0
+        if looks == SAME_LOOKS:
             return launcher
-        launcher.signal(signal.SIGCONT)
         launcher.result().expect(0)
         launcher.__exit__()
     raise harness.Failure("no resume is the loader's")
@@ -74,14 +95,13 @@ def stopped_with_loader(context, target):
 def loader_in_circles(context):
     """A loader that the target makes run for ever is let go in bounded time, and told of."""
     with harness.Target(context.python, "select") as target:
-        with stopped_with_loader(context, target) as launcher:
+        with with_loader(context, target) as launcher:
             with open("/proc/%d/mem" % target.pid, "r+b", 0) as memory:
                 base = [m.low for m in procfs.mappings(target.pid) if m.perms == "r-xp" and not m.inode and m.low & REGION_MASK == REGION_PLACE][0]
                 memory.seek(base + 8)
                 entry = int.from_bytes(memory.read(4), "little")
                 memory.seek(base + entry)
                 memory.write(CIRCLE)
-            launcher.signal(signal.SIGCONT)
             result = launcher.result()
         result.expect(9)
         check("does not come to where it is waited for" in result.err and UNCHANGED not in result.err, "%s", result)
@@ -92,6 +112,7 @@ def loader_in_circles(context):
 def tests(short):
     if not short:
         yield "step: resuming fails", resume_fails
+        yield "step: the launcher is stopped", stopped
         yield "step: the target execs", execs
         yield "step: the loader runs in circles", loader_in_circles
         yield "step: the target dies in a sweep", dies_in_sweep
