@@ -36,6 +36,7 @@ def check(condition, text, *args):
 
 running = set()
 running_lock = threading.Lock()
+all_processes = threading.Lock()  # held by who looks at every process, and by who has one that can't be looked at
 
 
 def spawn(argv, **options):

@@ -1,6 +1,7 @@
 """Who means harm: a target that lies in its names, its files, its memory and its agent's
 words; another user; a number that is somebody else's by now. The threat model and what
 each test is for: docs/security.md."""
+import contextlib
 import fcntl
 import json
 import os
@@ -374,7 +375,8 @@ def forged(context):
             for command, code in commands:
                 if code is None:
                     continue
-                result = attempt(context, *command, prefix=few_bytes())
+                with harness.all_processes if command == ("status",) else contextlib.nullcontext():
+                    result = attempt(context, *command, prefix=few_bytes())
                 check(result.code == code, "%s: exit code %s was expected\n%s", kind, code, result)
                 check("--json" not in command or code or json.loads(result.out)["pid"] == target.pid, "%s: %s", kind, result)
             target.ask("unforge")
@@ -426,7 +428,7 @@ def perhaps_inside(context):
 def stalled(context):
     """A page that does not come is not touched where that can be helped, and not waited for
     without end where it can't."""
-    with harness.Target(context.python, "stalled") as target:
+    with harness.all_processes, harness.Target(context.python, "stalled") as target:
         target.ask("low")
         attempt(context, "status", "-p", target.pid).expect(0)
         attempt(context, "inject", "-p", target.pid, "-d", "50ms", "-o", os.devnull).expect(0)
