@@ -119,8 +119,7 @@ static void *state_new(void)
  * without memory, or in a build that is not as expected. */
 static enum made own_make(unsigned tries)
 {
-    void *interp = py_main_interp();
-    bool there = believed || counter_is_there(interp);
+    bool there = believed || counter_is_there(py_main_interp());
     int step = MEMORY_STEP_MS;
 
     if (!believed) {

@@ -426,14 +426,14 @@ class Lap:
 
     def do_starve(self):
         """Its addresses end a little above what it has: sometime each step of loader and agent is refused memory."""
-        pid, (_, hard) = self.target.pid, resource.prlimit(self.target.pid, resource.RLIMIT_AS)
+        pid, limits = self.target.pid, resource.prlimit(self.target.pid, resource.RLIMIT_AS)
         has = int(procfs.read(pid, "statm").split()[0]) * resource.getpagesize()
-        resource.prlimit(pid, resource.RLIMIT_AS, (has + self.random.randrange(*STARVE_ROOM), hard))
+        resource.prlimit(pid, resource.RLIMIT_AS, (has + self.random.randrange(*STARVE_ROOM), limits[1]))
         try:
             with self.start("starve", "-d", self.duration(), "--timeout", "5s") as launcher:
                 row = self.end(launcher, STARVED)
         finally:
-            resource.prlimit(pid, resource.RLIMIT_AS, (hard, hard))
+            resource.prlimit(pid, resource.RLIMIT_AS, limits)
         if row["code"] == 10 and self.sweep(row):
             row["failure"] = "detach, with memory again: %d" % row["swept"]
         return [row]

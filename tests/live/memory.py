@@ -75,16 +75,19 @@ def detach_each_allocation(context, more):
     def detach(**env):
         return harness.run(faulty, "detach", "-p", target.pid, "--timeout", "2s", env=dict(os.environ, **env))
 
+    def session():
+        return harness.Launcher(context.binary, "inject", "-p", target.pid, "-o", os.devnull)
+
     faulty = harness.faulty()
     with harness.Target(context.python, "select") as target:
-        path, crashed, n, count = context.file("passed"), [], 1, None
-        while count is None or n <= count:
-            with harness.Launcher(context.binary, "inject", "-p", target.pid, "-o", os.devnull) as launcher:
+        path, crashed = context.file("passed"), []
+        with session() as launcher:
+            launcher.wait_attached()
+            detach(MEMPULSE_FAULT_LIST=path).expect(0)
+        for n in range(1, allocations(path) + 1, 4 if more else 2):
+            nothing_left(target, 9)
+            with session() as launcher:
                 launcher.wait_attached()
-                if count is None:
-                    detach(MEMPULSE_FAULT_LIST=path).expect(0)
-                    count = allocations(path)
-                    continue
                 fault = "malloc-0#%d%s:enomem" % (n, more)
                 result = detach(MEMPULSE_FAULT=fault)
                 left = procfs.ours(target.pid)
@@ -100,8 +103,7 @@ def detach_each_allocation(context, more):
                 if not ended:
                     harness.run(context.binary, "detach", "-p", target.pid).expect(0)
                     launcher.result()
-            nothing_left(target, 9)
-            n += 4 if more else 2
+        nothing_left(target, 9)
         check(len(crashed) <= NOT_OURS, "crashes at %s", crashed)
         target.check_untouched()
 
