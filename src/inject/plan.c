@@ -18,6 +18,7 @@
 #include "inject/gather.h"
 #include "inject/libc.h"
 #include "inject/python.h"
+#include "inject/region.h"
 #include "inject/view.h"
 #include "target/proc.h"
 
@@ -45,7 +46,6 @@ struct making {
 };
 
 #define PLAN_TRIES 3 /* of a target that loads and unloads libraries all the time */
-#define REGION_PLACES 32 /* tried, 256 MiB apart */
 
 /* --- names and identity for the user ----------------------------------------- */
 
@@ -164,24 +164,6 @@ static int fill_python(struct making *g, struct mp_failure *f)
     return 0;
 }
 
-/* A free place of the known kind below libc. A hint only: what the target maps there
- * meanwhile is not displaced. */
-static raddr_t region_hint(const struct maps *m, raddr_t below)
-{
-    raddr_t at = (below & ~MP_REGION_PLACE_MASK) + MP_REGION_PLACE;
-    unsigned i;
-    size_t k;
-    for (i = 0; i < REGION_PLACES; i++) {
-        bool used = false;
-        at -= MP_REGION_PLACE_MASK + 1;
-        for (k = 0; k < m->count && !used; k++)
-            used = m->entry[k].hi + MP_PAGE > at && m->entry[k].lo < at + MP_REGION_SIZE + MP_PAGE;
-        if (!used)
-            return at;
-    }
-    return 0;
-}
-
 static int fill(struct making *g, struct mp_failure *f)
 {
     struct inject_plan *p = &g->box->plan;
@@ -202,7 +184,7 @@ static int fill(struct making *g, struct mp_failure *f)
     if (r == 0)
         r = libc_fill(&g->view, &g->libc, p, f);
     if (r == 0)
-        p->region_hint = region_hint(&g->view.maps, p->syscall_insn);
+        region_places(p->place, &g->view.maps, p->syscall_insn);
     return r;
 }
 

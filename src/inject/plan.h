@@ -19,6 +19,8 @@ struct plan_range {
     bool stack_too;   /* no return address into it on the live stack either (ld.so, allocators) */
 };
 
+#define PLAN_PLACES 4 /* for a region: the target may map something there meanwhile */
+
 /* One module of the static TLS block, to be laid out for the raw thread. */
 struct plan_tls {
     raddr_t image;      /* PT_TLS initialisation image in the target's memory */
@@ -32,7 +34,7 @@ struct inject_plan {
     pid_t ns_pid;         /* the target's pid in its own pid namespace */
     raddr_t syscall_insn; /* `syscall; ret` in libc */
     raddr_t restore_rt;   /* libc's signal return stub: mov $15,%eax/%rax; syscall */
-    raddr_t region_hint;  /* where the region is asked for (MP_REGION_PLACE); 0: the kernel's choice */
+    raddr_t place[PLAN_PLACES]; /* where the region may be (MP_REGION_PLACE), nearest to libc first; 0: no more */
     raddr_t r_state;      /* address of r_debug.r_state; 0 when there is none */
     struct plan_range unsafe[PLAN_UNSAFE_MAX];
     unsigned unsafe_count;

@@ -23,11 +23,41 @@
 
 #define DTV_UNALLOCATED (~0ull) /* TLS_DTV_UNALLOCATED: __tls_get_addr allocates at the first use */
 
+#define REGION_LOWEST (1ull << 32) /* below: programs that are not PIE, and their heaps */
 #define REGION_STACK_TOP 64u /* bytes of the raw stack that are written */
 
 struct region_dtv { /* dtv_t, sysdeps/generic/dl-dtv.h */
     uint64_t value, to_free;
 };
+
+/* What lies within a page of a region at `at`, NULL: nothing. */
+static const struct maps_entry *region_in_the_way(const struct maps *m, raddr_t at)
+{
+    for (size_t i = 0; i < m->count; i++)
+        if (m->entry[i].hi + MP_PAGE > at && m->entry[i].lo < at + MP_REGION_SIZE + MP_PAGE)
+            return &m->entry[i];
+    return NULL;
+}
+
+/* The next place of the known kind below an address. */
+static raddr_t region_place_below(raddr_t at)
+{
+    raddr_t place = (at & ~MP_REGION_PLACE_MASK) + MP_REGION_PLACE;
+    return place + MP_REGION_SIZE <= at ? place : place - MP_REGION_PLACE_MASK - 1;
+}
+
+void region_places(raddr_t ret_place[PLAN_PLACES], const struct maps *m, raddr_t below)
+{
+    unsigned found = 0;
+    memset(ret_place, 0, PLAN_PLACES * sizeof *ret_place);
+    for (raddr_t at = below; found < PLAN_PLACES && at > REGION_LOWEST + MP_REGION_PLACE_MASK;) {
+        raddr_t place = region_place_below(at);
+        const struct maps_entry *e = region_in_the_way(m, place);
+        if (!e)
+            ret_place[found++] = place;
+        at = e && e->lo < place ? e->lo : place;
+    }
+}
 
 static void region_put64(struct region *r, uint64_t off, uint64_t value)
 {

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "inject/plan.h"
+#include "target/maps.h"
 #include "target/tracee.h"
 
 #define REGION_DTV_MAX 1024 /* modules with TLS: more than this, and the raw thread gets no dtv */
@@ -26,6 +27,10 @@ struct region {
     uint64_t dtv_off;
     uint64_t tls_size; /* bytes below the TCB that the target's threads have */
 };
+
+/* Free places of the known kind (MP_REGION_PLACE), a page from whatever is mapped, going
+ * down from `below`; the rest is 0. */
+void region_places(raddr_t ret_place[PLAN_PLACES], const struct maps *m, raddr_t below);
 
 /* Prepares; reads the TLS images from the target. 0 or a negative enum mp_err. */
 int region_prepare(struct region *r, const struct inject_plan *p, struct mp_failure *f) MP_MUST_CHECK;

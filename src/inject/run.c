@@ -86,17 +86,32 @@ static int run_undo_flag(void *arg)
     return r->flag_at ? tracee_write(&r->borrow.t, r->flag_at, &zero, sizeof zero) : 0;
 }
 
-static int run_map(struct run *r)
+/* Has the region mapped at a place, 0: the kernel's choice. -EEXIST: something is there by
+ * now. Before Linux 4.17 it then lies elsewhere. */
+static int run_map_at(struct run *r, raddr_t place)
 {
-    const uint64_t a[6] = {r->plan->region_hint, MP_REGION_SIZE, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, (uint64_t)-1, 0};
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (place ? MAP_FIXED_NOREPLACE : 0);
+    const uint64_t a[6] = {place, MP_REGION_SIZE, PROT_READ | PROT_EXEC, (uint64_t)flags, (uint64_t)-1, 0};
     long value = 0;
-    undo_push(&r->undo, "the boot region", run_undo_unmap, r);
     int ret = remote_call(&r->borrow.remote, SYS_mmap, a, clock_mono_ns() + RUN_CALL_NS, &value);
     if (ret < 0)
         return ret;
     if (value < 0 && value > -4096)
         return (int)value;
     r->base = (raddr_t)value;
+    return 0;
+}
+
+static int run_map(struct run *r)
+{
+    int ret = -EEXIST;
+    undo_push(&r->undo, "the boot region", run_undo_unmap, r);
+    for (unsigned i = 0; i < PLAN_PLACES && ret == -EEXIST && r->plan->place[i]; i++)
+        ret = run_map_at(r, r->plan->place[i]);
+    if (ret == -EEXIST)
+        ret = run_map_at(r, 0);
+    if (ret < 0)
+        return ret;
     /* Should we die before the clone, the thread takes the region away itself. */
     const uint64_t u[6] = {r->base, MP_REGION_SIZE};
     return remote_arm(&r->borrow.remote, SYS_munmap, u);

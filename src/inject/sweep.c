@@ -18,20 +18,20 @@
 #include "base/fault.h"
 #include "inject/borrow.h"
 #include "inject/ours.h"
+#include "inject/suspects.h"
 #include "target/mem.h"
 #include "target/proc.h"
 #include "thunk_page.h"
 
 #define SWEEP_MAX 32                  /* mappings in one sweep */
 #define SWEEP_LOOKS 3                 /* at the threads, SWEEP_LOOK_NS apart */
+#define SWEEP_LOOKS_MAX 50            /* while threads are there that may be ours */
 #define SWEEP_LOOK_NS 20000000
 #define SWEEP_SCAN_MAX (4ull << 30)   /* bytes of writable memory searched for pointers */
 #define SWEEP_CHUNK (1u << 20)
 #define SWEEP_STACKS 1024             /* stacks whose dead part is known and not searched */
 #define SWEEP_CALL_NS 1000000000ull
 #define SWEEP_BORROW_MS 2000
-#define SWEEP_ALL_BLOCKED 0xfffffffffffbfeffull /* all that can be: not SIGKILL, not SIGSTOP */
-#define SWEEP_LIBC_SIGNALS (3ull << 31) /* which the loader does not block (SIGCANCEL, SIGSETXID) */
 
 struct sweep_range {
     raddr_t lo, hi;
@@ -138,17 +138,14 @@ static struct sweep_range *sweep_at(struct sweep *s, raddr_t at)
     return NULL;
 }
 
-/* Where a running thread is isn't told. One of ours blocks every signal, from its first moment
- * on; so does a thread of libc's that begins or ends, but not for long. And while somebody
- * traces one, it may be for the sake of a region that is unused so far. */
-static void sweep_mark_unseen(struct sweep *s, pid_t tid, bool running)
+/* While somebody traces a thread, it may be for the sake of a region that is unused so far. */
+static void sweep_mark_traced(struct sweep *s, pid_t tid)
 {
     struct proc_status st;
-    if (proc_status_read(&st, s->pid, tid) < 0)
+    if (proc_status_read(&st, s->pid, tid) < 0 || st.tracer <= 0)
         return;
-    bool may_be_ours = running && (st.sig_blocked | SWEEP_LIBC_SIGNALS) == SWEEP_ALL_BLOCKED;
     for (size_t i = 0; i < s->count; i++)
-        s->range[i].in_use |= (may_be_ours && !s->range[i].is_thunk) || (st.tracer > 0 && s->range[i].unused);
+        s->range[i].in_use |= s->range[i].unused;
 }
 
 /* Marks ranges in which a thread waits or has its stack. A reaper sleeps nearly
@@ -167,8 +164,8 @@ static void sweep_mark_threads(struct sweep *s)
         struct proc_syscall sc;
         if (proc_syscall_read(&sc, s->pid, tids[i]) < 0)
             continue;
-        if (sc.running || unused)
-            sweep_mark_unseen(s, tids[i], sc.running);
+        if (unused)
+            sweep_mark_traced(s, tids[i]);
         if (sc.running)
             continue;
         if (s->sp_count < SWEEP_STACKS)
@@ -256,6 +253,50 @@ static void sweep_mark_pointers(struct sweep *s)
         s->range[i].in_use = true;
 }
 
+/* Threads that may be a region's, by whether anything has run in that: of a used one, of an unused one. */
+struct sweep_watch {
+    struct suspects of[2];
+};
+
+static bool sweep_suspected(const struct sweep_watch *w, const struct sweep_range *r)
+{
+    return !r->is_thunk && w->of[r->unused].calm < SWEEP_LOOKS;
+}
+
+/* One look, for the regions of that kind. Whether it is to be gone on with. */
+static bool sweep_look_at_threads(const struct sweep *s, struct sweep_watch *w, bool unused)
+{
+    size_t i = 0;
+    while (i < s->count && (s->range[i].is_thunk || s->range[i].unused != unused))
+        i++;
+    if (i == s->count)
+        return false;
+    suspects_look(&w->of[unused], s->pid);
+    return sweep_suspected(w, &s->range[i]);
+}
+
+/* Looks at the threads until none is left that may be ours, or for long enough. */
+static void sweep_mark_regions(struct sweep *s)
+{
+    struct sweep_watch w = {.of[true].unused = true};
+    bool more = true;
+    for (int i = 0; i < SWEEP_LOOKS || (more && i < SWEEP_LOOKS_MAX); i++) {
+        struct timespec ts = {0, SWEEP_LOOK_NS};
+        sweep_mark_threads(s);
+        more = sweep_look_at_threads(s, &w, false);
+        more |= sweep_look_at_threads(s, &w, true);
+        nanosleep(&ts, NULL);
+    }
+    for (size_t i = 0; i < s->count; i++) {
+        struct sweep_range *r = &s->range[i];
+        if (!sweep_suspected(&w, r))
+            continue;
+        r->in_use = true;
+        if (s->log && w.of[r->unused].count)
+            fprintf(s->log, "sweep: thread %d runs with every signal blocked, as ours do\n", (int)w.of[r->unused].tid[0]);
+    }
+}
+
 /* Finds what may go. The number left to remove. */
 static size_t sweep_find(struct sweep *s)
 {
@@ -264,13 +305,10 @@ static size_t sweep_find(struct sweep *s)
     if (!sweep_agent_mapped(s))
         sweep_find_regions(s, &o);
     sweep_find_thunks(s, &o);
-    for (int i = 0; s->count && i < SWEEP_LOOKS; i++) {
-        struct timespec ts = {0, SWEEP_LOOK_NS};
-        sweep_mark_threads(s);
-        nanosleep(&ts, NULL);
-    }
-    if (s->count)
+    if (s->count) {
+        sweep_mark_regions(s);
         sweep_mark_pointers(s);
+    }
     size_t kept = 0;
     for (size_t i = 0; i < s->count; i++) {
         if (s->log)

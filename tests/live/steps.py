@@ -3,6 +3,7 @@ build with fault points (make FAULTS=1, src/base/fault.h); the campaign's fault 
 this at every step."""
 import os
 import signal
+import tempfile
 import time
 
 import harness
@@ -11,10 +12,11 @@ from harness import check
 
 SESSION = ("inject", "-d", "30ms", "--timeout", "5s", "-q", "-o", os.devnull)
 RESUMES = 8  # PTRACE_SYSCALLs of an injection; the rest are not reached
-PTRACE_SYSCALL, PTRACE_GETREGS = 24, 12
+PTRACE_SYSCALL, PTRACE_GETREGS, PTRACE_SEIZE = 24, 12, 0x4206
 UNCHANGED = "nothing in the target was changed"
 SAME_LOOKS = 20  # of 10 ms, in which nothing moves: it dozes
 REGION_PLACE, REGION_MASK = 0x06d70000, 0x0fffffff  # include/boot.h
+PLACES = 4  # PLAN_PLACES
 CIRCLE = bytes.fromhex("b8270000000f05ebf7")  # getpid, for ever
 UNUSED = "ptrace-24#1:kill"  # leaves a region in which nothing has run
 
@@ -24,9 +26,9 @@ def faulty(context, target, fault, *words):
         return launcher.result(2 * harness.PATIENCE)
 
 
-def start(target, fault, *words):
+def start(target, fault, *words, **variables):
     return harness.Launcher(harness.faulty(), *(words or SESSION), "-p", target.pid,
-                            env=dict(os.environ, MEMPULSE_FAULT=fault, MEMPULSE_FAULT_TARGET=str(target.pid)))
+                            env=dict(os.environ, MEMPULSE_FAULT=fault, MEMPULSE_FAULT_TARGET=str(target.pid), **variables))
 
 
 def stopped(context):
@@ -97,7 +99,7 @@ def loader_in_circles(context):
     with harness.Target(context.python, "select") as target:
         with with_loader(context, target) as launcher:
             with open("/proc/%d/mem" % target.pid, "r+b", 0) as memory:
-                base = [m.low for m in procfs.mappings(target.pid) if m.perms == "r-xp" and not m.inode and m.low & REGION_MASK == REGION_PLACE][0]
+                base = regions(target)[0]
                 memory.seek(base + 8)
                 entry = int.from_bytes(memory.read(4), "little")
                 memory.seek(base + entry)
@@ -109,10 +111,39 @@ def loader_in_circles(context):
         target.account = {}  # it has a thread for good that runs in circles
 
 
+def regions(target):
+    """At places by which they are known without a mark."""
+    return [m.low for m in procfs.mappings(target.pid) if m.perms == "r-xp" and not m.inode and m.low & REGION_MASK == REGION_PLACE]
+
+
+def displaced(context, count):
+    """The target maps something where the region was to be, between the launcher's look and its mmap.
+    Whether the target was quick enough."""
+    with tempfile.TemporaryDirectory() as folder, harness.Target(context.python, "forger") as target:
+        fired = os.path.join(folder, "fired")
+        with start(target, "ptrace-%d#1:doze" % PTRACE_SEIZE, "inject", "-o", os.devnull, MEMPULSE_FAULT_FIRED=fired) as launcher:
+            procfs.wait_until(lambda: os.path.exists(fired), harness.PATIENCE, "it dozes")
+            quick = target.ask("occupy %d" % count)["occupied"]
+            launcher.wait_attached()
+            known = len(regions(target))
+            launcher.signal(signal.SIGINT)
+            launcher.result().expect(130)
+        check(not quick or known == (count < PLACES), "%d places of the region's are used, and it lies at %d of them", count, known)
+        target.check_untouched()
+    return quick
+
+
+def displaced_region(context):
+    """It goes to another of its places; where all are used, elsewhere."""
+    for count in (1, PLACES - 1, PLACES):
+        procfs.wait_until(lambda: displaced(context, count), harness.PATIENCE, "the target maps before the launcher does")
+
+
 def tests(short):
     if not short:
         yield "step: resuming fails", resume_fails
         yield "step: the launcher is stopped", stopped
         yield "step: the target execs", execs
+        yield "step: the region's place is used", displaced_region
         yield "step: the loader runs in circles", loader_in_circles
         yield "step: the target dies in a sweep", dies_in_sweep

@@ -268,6 +268,7 @@ class Impostor(states_contract.Quiet):
 CONTROL_MAGIC = struct.pack("<Q", 0x4c52544e4f43504d)
 AGENT = b"mempulse-agent"
 BOOT_OFF, REGION_SIZE = 4 * 4096, 182 * 4096
+REGION_PLACE, REGION_MASK = 0x06d70000, 0x0fffffff  # include/boot.h
 HELD = 7  # enum mp_held_slot
 
 
@@ -283,10 +284,31 @@ def memory(low, size):
     return ctypes.string_at(low, size)
 
 
+def occupy(count):
+    """Maps a page at each of the places below libc where a launcher would have its region first.
+    Whether nothing else was there."""
+    libc = min(low for low, _, perms, line in mappings() if "x" in perms and "libc" in line)
+    used, places, nothing = [(low, high) for low, high, _, _ in mappings()], [], ctypes.c_long(0)
+    at = (libc & ~REGION_MASK) + REGION_PLACE + (REGION_MASK + 1)
+    while len(places) < count:
+        at -= REGION_MASK + 1
+        if at + REGION_SIZE <= libc and not any(high + 4096 > at and low < at + REGION_SIZE + 4096 for low, high in used):
+            places.append(at)
+    for at in places:  # read; private, anonymous, MAP_FIXED_NOREPLACE
+        work.libc.mmap(ctypes.c_void_p(at), ctypes.c_size_t(4096), 1, 0x100022, -1, nothing)
+    return {(at, "r--p") for at in places} <= {(low, perms) for low, _, perms, _ in mappings()}
+
+
+def block_all():
+    """In this thread, as ours do; 32 and 33 are libc's."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, set(range(1, 65)) - {32, 33})
+
+
 class Forger(states_contract.Quiet):
     """`learn`: keeps the marks of the session that there is. `forge KIND`: puts up its like,
     full of lies. `unforge`: takes it down. `stray`, `unstray`: a region as
-    a launcher leaves it that dies right after its mmap. `toil SECONDS`: computes."""
+    a launcher leaves it that dies right after its mmap. `toil SECONDS`: computes.
+    `beget`: threads that block every signal and don't live long, until `unforge`."""
 
     def setup(self, control):
         self.kept = []
@@ -300,6 +322,21 @@ class Forger(states_contract.Quiet):
         while not self.stop:
             for place, size in calls:  # read and exec; private, anonymous, MAP_FIXED_NOREPLACE: refused while it is there
                 quick(place, size, 5, 0x100022, -1, nothing)
+
+    def beget(self, count):
+        """Threads that block every signal and compute, one of which is always there, none for long."""
+        def toil():
+            block_all()
+            for half in range(2):
+                end = time.monotonic() + 0.02
+                while time.monotonic() < end:
+                    pass
+                if not half and not self.stop:
+                    self.beget(1)
+        for _ in range(count):
+            thread = threading.Thread(target=toil)
+            thread.daemon = True
+            thread.start()
 
     def command(self, words, control):
         if words[0] == "learn":
@@ -322,9 +359,14 @@ class Forger(states_contract.Quiet):
             else:
                 work.libc.munmap(place, size)
             control.tell(stray=words[0] == "stray")
+        elif words[0] == "occupy":
+            control.tell(occupied=occupy(int(words[1])))
+        elif words[0] == "beget":
+            self.beget(2)
+            control.tell(begets=True)
         elif words[0] == "toil_blocked":  # on a thread that blocks every signal, as ours do
             def toil():
-                signal.pthread_sigmask(signal.SIG_BLOCK, set(range(1, 65)) - {32, 33})  # those are libc's
+                block_all()
                 end = time.monotonic() + float(words[1])
                 control.tell(toils=True)
                 while time.monotonic() < end:
