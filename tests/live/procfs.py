@@ -6,6 +6,7 @@ import time
 OURS = re.compile(r"memfd:mempulse|\[anon:mempulse")  # the names of mappings and descriptors of ours
 ARENA = 64 << 20   # glibc's HEAP_MAX_SIZE: what one more malloc arena reserves
 GLIBC_SIGNALS = 3 << 31  # SIGCANCEL (32) and SIGSETXID (33)
+HANDLER_LOOKS = 20  # 2 ms apart
 HEAP_NAMES = ("[heap]", "[stack]", "[vvar]", "[vdso]", "[vsyscall]", "[vvar_vclock]")
 
 
@@ -78,10 +79,21 @@ def threads(pid):
     found = {}
     for tid in tasks(pid):
         try:
-            found[tid] = signals(pid, tid)
+            found[tid] = settled_signals(pid, tid)
         except OSError:
             pass  # ended meanwhile
     return found
+
+
+def settled_signals(pid, tid):
+    """A signal that is caught is blocked while its handler runs; what stays blocked was blocked."""
+    masks = signals(pid, tid)
+    for _ in range(HANDLER_LOOKS):
+        if not int(masks["SigBlk"], 16) & int(masks["SigCgt"], 16):
+            break
+        time.sleep(0.002)
+        masks = signals(pid, tid)
+    return masks
 
 
 def standing(pid):
