@@ -29,7 +29,7 @@
 #include "pysyms.h"
 
 /* Raised with every change of this header, wire.h or control.h. */
-#define MP_ABI 8u
+#define MP_ABI 9u
 
 /* Where the region is asked for: at this offset in 256 MiB. A launcher killed between
  * the kernel's mmap and its own next step leaves a region without a mark in it;
@@ -160,7 +160,7 @@ struct mp_boot {
     /* For whoever finds this block in a forked child, where no thread of ours is: what
      * else it carries. Written by the payload. */
     volatile int32_t owner_pid; /* the process whose threads loader and agent are, as it numbers itself */
-    uint32_t reserved;
+    uint32_t note_threads;      /* 1: before the rendezvous libc is to know that there is more than one thread */
     volatile uint64_t agent_handle; /* from dlopen; 0 before, and from the moment dlclose begins */
     volatile uint64_t armed;        /* the agent's armed page: one page, wiped by forks; 0 without */
     volatile uint64_t callback[MP_CALLBACKS]; /* Python objects whose only owner the agent is; 0 without */

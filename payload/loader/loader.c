@@ -28,12 +28,13 @@ enum { /* arch/x86/entry/syscalls/syscall_64.tbl */
     NR_futex = 202, NR_clock_gettime = 228, NR_tgkill = 234, NR_pipe2 = 293, NR_memfd_create = 319
 };
 
-enum { EINTR_ = 4, EAGAIN_ = 11, EINVAL_ = 22, ESRCH_ = 3 };
+enum { EINTR_ = 4, EAGAIN_ = 11, EINVAL_ = 22, ENOTSUP_ = 95, ESRCH_ = 3 };
 
 #define CLONE_RAW 0x50f00u /* VM | FS | FILES | SIGHAND | THREAD | SYSVSEM, as of linux/sched.h */
 _Static_assert(CLONE_RAW == (0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000), "clone flags");
 
 #define FD_MIN 512           /* ours lie above what a program counts on being free */
+#define STACK_REFUSED 1024u   /* bytes; struct pthread alone has more */
 #define REAP_WAIT_MS 30000u  /* for the worker to end after it has returned */
 #define LIBC_SIGNALS (3ull << 31) /* 32 and 33: SIGCANCEL and SIGSETXID */
 
@@ -550,7 +551,8 @@ static void *worker(void *arg)
     return NULL;
 }
 
-static int start_worker(struct mp_boot *b)
+/* Begins the worker, on a stack that is said to have so many bytes. */
+static int create_worker(struct mp_boot *b, uint64_t stack_size)
 {
     int (*attr_init)(void *) = (int (*)(void *))b->fn_pthread_attr_init;
     int (*attr_setstack)(void *, void *, size_t) = (int (*)(void *, void *, size_t))b->fn_pthread_attr_setstack;
@@ -558,18 +560,34 @@ static int start_worker(struct mp_boot *b)
     int (*attr_destroy)(void *) = (int (*)(void *))b->fn_pthread_attr_destroy;
     int (*create)(uint64_t *, const void *, void *(*)(void *), void *) =
         (int (*)(uint64_t *, const void *, void *(*)(void *), void *))b->fn_pthread_create;
-    void *attr = notes_of(b)->attr;
-    uint64_t thread;
+    uint64_t *attr = notes_of(b)->attr, thread;
+    size_t i = 0, words = sizeof notes_of(b)->attr / sizeof *attr;
     int r = attr_init(attr);
     if (r == 0)
         r = attr_setstack(attr, (void *)(b->region_base + MP_WORKER_STACK_OFF), MP_WORKER_STACK_SIZE);
     if (r == 0)
         r = attr_setdetach(attr, 1 /* PTHREAD_CREATE_DETACHED */);
+    while (i < words && attr[i] != MP_WORKER_STACK_SIZE)
+        i++;
+    if (r == 0 && i < words) /* past attr_setstack's own opinion of what is too small */
+        attr[i] = stack_size;
     if (r == 0)
-        r = create(&thread, attr, worker, b);
+        r = i < words || stack_size == MP_WORKER_STACK_SIZE ? create(&thread, attr, worker, b) : ENOTSUP_;
     if (b->fn_pthread_attr_destroy)
         attr_destroy(attr);
     return r;
+}
+
+/* From 2.36 on malloc takes its locks once pthread_create has been called, which allocates
+ * later in the same call. In between, the target's only thread may be in the midst of a malloc
+ * without locks, and where there is one arena for all, both are in that. So it is called for
+ * the note alone first, with a stack that it refuses before it allocates (nptl/pthread_create.c,
+ * nptl/allocatestack.c), while the launcher holds that thread outside of malloc. */
+static void note_threads(struct mp_boot *b)
+{
+    int r = create_worker(b, STACK_REFUSED);
+    if (r != EINVAL_)
+        fail(b, r, "pthread_create, with a stack that is too small,");
 }
 
 /* --- the raw thread ---------------------------------------------------------------- */
@@ -595,6 +613,8 @@ void loader_raw(struct mp_boot *b)
     make_channel(b);
     if (b->phase != MP_PHASE_FAILED)
         make_memfd(b);
+    if (b->phase != MP_PHASE_FAILED && b->note_threads)
+        note_threads(b);
     if (b->phase != MP_PHASE_FAILED)
         set_phase(b, MP_PHASE_FDS);
     sys4(NR_getpid, (long)MP_RENDEZVOUS_ARG, 0, 0, 0);
@@ -605,7 +625,7 @@ void loader_raw(struct mp_boot *b)
     if (b->phase == MP_PHASE_FAILED || !wait_go(b))
         raw_leave(b);
     block_signals(LIBC_SIGNALS);
-    int r = start_worker(b);
+    int r = create_worker(b, MP_WORKER_STACK_SIZE);
     if (run_destructors(b) != 0)
         b->exit_gadget = 0; /* the region stays */
     if (r != 0) {

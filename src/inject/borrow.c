@@ -554,6 +554,20 @@ int borrow_return(struct borrow *b)
     return r;
 }
 
+int borrow_finish(struct borrow *b, struct mp_failure *f)
+{
+    int ret = borrow_return(b);
+    b->hold_ns = 0;
+    if (ret == -ESRCH || b->remote.vanished)
+        return borrow_gone(b->plan, f);
+    if (ret == 0)
+        return 0;
+    ret = mp_fail(f, MP_E_INJECT, -ret, "thread %d could not be released: %s", (int)b->t.tid, strerror(-ret));
+    if (f)
+        f->changed_target = true;
+    return ret;
+}
+
 void borrow_release(struct borrow *b)
 {
     tracee_release(&b->t);

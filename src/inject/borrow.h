@@ -31,6 +31,7 @@ struct borrow {
     uint64_t attach_ns;
     uint64_t pause_ns_sum;
     struct safepoint_answer last; /* what stood in the way */
+    uint64_t hold_ns;    /* the thread stands for the loader's sake, until then at most; 0: it does not */
     pid_t last_tid;      /* whose that is; 0: none was judged */
     bool caller_retries; /* as safepoint_caller_retries says of the thread */
     bool any_stack;      /* searched for BORROW_STACK_NS: what called the thread does not count any more */
@@ -63,6 +64,9 @@ void borrow_unstick(struct borrow *b);
 
 /* Gives the thread back and takes the time. 0 or -errno (-ESRCH: it has ended). */
 int borrow_return(struct borrow *b);
+
+/* The same after a change that stays. 0 or MP_E_TARGET_EXECED, MP_E_TARGET_EXITED, MP_E_INJECT. */
+int borrow_finish(struct borrow *b, struct mp_failure *f);
 
 void borrow_release(struct borrow *b);
 

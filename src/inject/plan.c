@@ -178,6 +178,7 @@ static int fill(struct making *g, struct mp_failure *f)
     b->owner_pid = p->ns_pid; /* a fork may come before the loader can say it */
     p->suspend_seccomp = g->facts->seccomp == 2;
     p->single_arena = single_arena(g->process.live);
+    b->note_threads = p->single_arena && g->libc.minor >= PLAN_GLIBC_NOTES;
     r = fill_agent(b, f);
     if (r == 0)
         r = fill_python(g, f);

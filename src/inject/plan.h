@@ -19,6 +19,7 @@ struct plan_range {
     bool stack_too;   /* no return address into it on the live stack either (ld.so, allocators) */
 };
 
+#define PLAN_GLIBC_NOTES 36 /* 2.x from which on the whole process, not each thread, notes that it has threads */
 #define PLAN_PLACES 4 /* for a region: the target may map something there meanwhile */
 
 /* One module of the static TLS block, to be laid out for the raw thread. */

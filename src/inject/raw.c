@@ -1,5 +1,6 @@
-/* Attending to the raw thread. See raw.h. None of this is a pause: the thread is
- * ours, and the target's own threads run. */
+/* Attending to the raw thread. See raw.h. None of this is a pause, for the thread is ours and
+ * the target's own threads run; but for the way to the rendezvous where the borrowed thread is
+ * held for it. */
 #include "inject/raw.h"
 
 #include <errno.h>
@@ -69,11 +70,16 @@ static int raw_next(struct raw *r, struct tracee_stop *ret_stop, struct mp_failu
 {
     uint64_t end = clock_mono_ns() + RAW_STOP_NS;
     int ret;
+    if (r->borrow->hold_ns)
+        end = r->borrow->hold_ns;
     do {
         uint64_t step = r->borrow->stuck_count ? clock_mono_ns() + RAW_UNSTICK_NS : end;
         ret = tracee_wait(&r->t, step < end ? step : end, ret_stop);
         borrow_unstick(r->borrow);
     } while (ret == -ETIMEDOUT && clock_mono_ns() < end);
+    if (ret == -ETIMEDOUT && r->borrow->hold_ns)
+        return mp_fail(f, MP_E_NO_SAFE_POINT, 0, "thread %d could not be held for as long as the loader's needed "
+                       "(malloc without locks: MALLOC_ARENA_MAX=1)", (int)r->borrow->t.tid);
     if (ret < 0)
         return mp_fail(f, MP_E_INJECT, -ret, "the loader's thread %d does not move", (int)r->t.tid);
     if (ret_stop->event == TRACEE_GONE)
@@ -199,6 +205,10 @@ int raw_attend(struct borrow *b, pid_t tid, raddr_t region_base, struct channel 
     tracee_init(&r.t, tid);
     r.t.seized = true;
     int ret = raw_to_rendezvous(&r, f);
+    if (b->hold_ns) {
+        int back = borrow_finish(b, ret < 0 ? NULL : f);
+        ret = ret < 0 ? ret : back;
+    }
     if (ret == 0)
         ret = raw_serve(&r, region_base, f);
     raw_detach(&r);

@@ -33,6 +33,7 @@
 #include "target/undo.h"
 
 #define RUN_CALL_NS 1000000000ull /* for one remote call */
+#define RUN_HOLD_NS 50000000ull   /* for the loader to come to the rendezvous while the thread stands for it */
 #define RUN_LEAVE_MS 1000         /* for the loader to leave after a failure */
 
 /* CLONE_VM | FS | FILES | SIGHAND | THREAD | SYSVSEM | SETTLS: as pthread_create,
@@ -117,7 +118,8 @@ static int run_map(struct run *r)
     return remote_arm(&r->borrow.remote, SYS_munmap, u);
 }
 
-/* In a process with one thread glibc takes no locks. Up to 2.35 each thread looks
+/* In a process with one thread glibc takes no locks. From 2.36 on the loader sees to it where that
+ * matters, and the borrowed thread stands meanwhile (note_threads). Up to 2.35 each thread looks
  * into its own TCB to know, and pthread_create on the raw thread tells only that
  * one; so we write what pthread_create on the borrowed thread, which is the only
  * one, would write. It stays, as it would. */
@@ -125,7 +127,7 @@ static int run_flag_threads(struct run *r)
 {
     uint32_t flag, one = 1;
     raddr_t at = r->borrow.regs.fs_base + RUN_TCB_MULTIPLE_THREADS;
-    if (r->borrow.threads != 1 || r->plan->facts.glibc_minor > 35)
+    if (r->borrow.threads != 1 || r->plan->facts.glibc_minor >= PLAN_GLIBC_NOTES)
         return 0;
     int ret = tracee_read(&r->borrow.t, at, &flag, sizeof flag);
     if (ret < 0 || flag != 0)
@@ -263,15 +265,11 @@ static int run_in_thread(struct run *r)
     if (ret < 0)
         return run_undo(r, ret, step);
     undo_clear(&r->undo);
-    ret = borrow_return(&r->borrow);
-    if (ret == -ESRCH || r->borrow.remote.vanished)
-        return borrow_gone(r->plan, r->f);
-    if (ret == 0)
+    if (r->plan->boot.note_threads && r->borrow.threads == 1) {
+        r->borrow.hold_ns = clock_mono_ns() + RUN_HOLD_NS;
         return 0;
-    ret = mp_fail(r->f, MP_E_INJECT, -ret, "thread %d could not be released: %s", (int)r->borrow.t.tid, strerror(-ret));
-    if (r->f)
-        r->f->changed_target = true;
-    return ret;
+    }
+    return borrow_finish(&r->borrow, r->f);
 }
 
 /* --- all steps ------------------------------------------------------------------------ */
@@ -314,10 +312,11 @@ static int run_all(struct run *r)
     if (ret == 0)
         ret = run_in_thread(r);
     if (ret == 0) {
-        run_log_pause(r);
         ret = raw_attend(&r->borrow, r->raw_tid, r->base, &r->channel, r->f);
         if (ret < 0)
             run_await_leave(r);
+        else
+            run_log_pause(r);
     }
     (void)FAULT_POINT("go", 0);
     int gone = ret == 0 ? channel_go(&r->channel) : 0;

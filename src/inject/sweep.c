@@ -230,7 +230,7 @@ static raddr_t sweep_live_from(const struct sweep *s, const struct maps_entry *e
 }
 
 /* Looks for pointers into the ranges in all private writable memory. Whatever is
- * too much to search, or can't be read, is taken for a pointer to everything. */
+ * too much to search, or can't be read, is taken for a pointer to everything that one counts for. */
 static void sweep_mark_pointers(struct sweep *s)
 {
     uint64_t *buf = malloc(SWEEP_CHUNK), total = 0;
@@ -250,7 +250,7 @@ static void sweep_mark_pointers(struct sweep *s)
     }
     free(buf);
     for (size_t i = 0; !known && i < s->count; i++)
-        s->range[i].in_use = true;
+        s->range[i].in_use |= !s->range[i].unused;
 }
 
 /* Threads that may be a region's, by whether anything has run in that: of a used one, of an unused one. */

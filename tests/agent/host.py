@@ -43,7 +43,7 @@ class Boot(ctypes.Structure):
         ("fns", u64 * 16), ("dlopen_flags", u32), ("tid_offset", u32), ("raw_tcb", u64), ("exit_gadget", u64),
         ("agent_entry_off", u64), ("agent_base", u64), ("py_version", u32), ("py_flags", u32),
         ("py_sym", u64 * len(NAMES)), ("switch_interval", u64), ("launcher_pid", i32), ("channel", ctypes.c_uint32),
-        ("owner_pid", i32), ("reserved", u32), ("agent_handle", u64), ("armed", u64), ("callback", u64 * 7),
+        ("owner_pid", i32), ("note_threads", u32), ("agent_handle", u64), ("armed", u64), ("callback", u64 * 7),
         ("held", u64 * 3 * 7)]
 
 

@@ -1,6 +1,7 @@
 """Steps of the launcher that fail, or at which the target ends or becomes another program. On the
 build with fault points (make FAULTS=1, src/base/fault.h); the campaign's fault table does
 this at every step."""
+import ctypes
 import os
 import signal
 import tempfile
@@ -16,6 +17,7 @@ PTRACE_SYSCALL, PTRACE_GETREGS, PTRACE_SEIZE = 24, 12, 0x4206
 UNCHANGED = "nothing in the target was changed"
 SAME_LOOKS = 20  # of 10 ms, in which nothing moves: it dozes
 REGION_PLACE, REGION_MASK = 0x06d70000, 0x0fffffff  # include/boot.h
+ONE_ARENA = ("env", "MALLOC_ARENA_MAX=1")
 PLACES = 4  # PLAN_PLACES
 CIRCLE = bytes.fromhex("b8270000000f05ebf7")  # getpid, for ever
 UNUSED = "ptrace-24#1:kill"  # leaves a region in which nothing has run
@@ -94,9 +96,53 @@ def with_loader(context, target):
     raise harness.Failure("no resume is the loader's")
 
 
+def libc_notes():
+    """Where libc notes that there is one thread, from the beginning of its image on; before 2.36 each thread has a note of its own."""
+    libc = ctypes.CDLL(None)
+    libc.gnu_get_libc_version.restype = ctypes.c_char_p
+    if int(libc.gnu_get_libc_version().split(b".")[1]) < 36:
+        raise harness.Skip("glibc before 2.36")
+    at = ctypes.addressof(ctypes.c_char.in_dll(libc, "__libc_single_threaded"))
+    return at - libc_image(os.getpid())
+
+
+def libc_image(pid):
+    return min(m.low for m in procfs.mappings(pid) if "/libc.so.6" in m.name or "/libc-2" in m.name)
+
+
+def one_arena(context):
+    """Where malloc takes no locks for a single thread, and all threads share its arena, libc knows of the second
+    one before the first one goes on: what that then allocates is locked."""
+    offset = libc_notes()
+
+    def known():
+        """False: the thread stood at no safe point."""
+        with tempfile.TemporaryDirectory() as folder, harness.Target(context.python, "select", prefix=ONE_ARENA) as target, \
+                open("/proc/%d/mem" % target.pid, "rb", 0) as memory:
+            def note():
+                memory.seek(libc_image(target.pid) + offset)
+                return memory.read(1)
+            check(note() == b"\1", "libc notes that it has threads")
+            fired = os.path.join(folder, "fired")
+            with start(target, "go-0#1:doze", *SESSION, MEMPULSE_FAULT_FIRED=fired) as launcher:
+                procfs.wait_until(lambda: os.path.exists(fired), harness.PATIENCE, "the loader waits, and the target runs")
+                found = note()
+                code = launcher.result().code
+            target.check_untouched()
+            check(code in (0, 8), "exit code %d", code)
+            check(code or found == b"\0", "libc does not know of the loader's thread yet")
+            return code == 0
+    procfs.wait_until(known, harness.PATIENCE, "it stands at a safe point")
+
+
 def loader_in_circles(context):
     """A loader that the target makes run for ever is let go in bounded time, and told of."""
-    with harness.Target(context.python, "select") as target:
+    circles(context, (), 9, "does not come to where it is waited for")
+    circles(context, ONE_ARENA, 8, "could not be held for as long as the loader's needed")
+
+
+def circles(context, prefix, code, text):
+    with harness.Target(context.python, "select", prefix=prefix) as target:
         with with_loader(context, target) as launcher:
             with open("/proc/%d/mem" % target.pid, "r+b", 0) as memory:
                 base = regions(target)[0]
@@ -105,8 +151,8 @@ def loader_in_circles(context):
                 memory.seek(base + entry)
                 memory.write(CIRCLE)
             result = launcher.result()
-        result.expect(9)
-        check("does not come to where it is waited for" in result.err and UNCHANGED not in result.err, "%s", result)
+        result.expect(code)
+        check(text in result.err and UNCHANGED not in result.err, "%s", result)
         check(target.ask("ping")["pong"], "it does not answer")
         target.account = {}  # it has a thread for good that runs in circles
 
@@ -145,5 +191,6 @@ def tests(short):
         yield "step: the launcher is stopped", stopped
         yield "step: the target execs", execs
         yield "step: the region's place is used", displaced_region
+        yield "step: malloc has one arena", one_arena
         yield "step: the loader runs in circles", loader_in_circles
         yield "step: the target dies in a sweep", dies_in_sweep
