@@ -110,8 +110,9 @@ class Target(harness.Target):
             raise
 
     def seen(self):
-        """The thread through which /proc shows the process: a leader that has ended has no maps."""
-        return self.pid if procfs.alive(self.pid) else max(procfs.tasks(self.pid))
+        """The thread through which /proc shows the process: a leader that has ended has no maps. The
+        oldest one that lives: the newest may be ours, and about to end."""
+        return next(tid for tid in procfs.tasks(self.pid) if procfs.alive(tid))
 
     def snapshot(self):
         """While it stands still; a server's worker may be closing its last request's socket all the same."""

@@ -438,6 +438,15 @@ def perhaps_born(context):
         check(target.ask("unforge") and target.ask("ping")["pong"], "it does not answer")
 
 
+def vast(context):
+    """Beside more memory than is searched for pointers, which count for nothing where nothing has run."""
+    with harness.Target(context.python, "forger") as target:
+        target.ask("vast")
+        target.ask("stray")
+        attempt(context, "detach", "-v", "-p", target.pid).expect(0)
+        target.check_untouched()
+
+
 def stalled(context):
     """A page that does not come is not touched where that can be helped, and not waited for
     without end where it can't."""
@@ -665,6 +674,7 @@ TESTS = (
     ("leftover and no thread", swept_late),
     ("leftover, and a thread perhaps inside", perhaps_inside),
     ("leftover, and threads that begin", perhaps_born),
+    ("leftover beside much memory", vast),
     ("memory that does not come", stalled),
     ("lock of its own", locked_by_itself),
     ("another user", stranger),

@@ -17,7 +17,7 @@ import types
 import states_contract
 import work
 
-PR_SET_NAME, SYS_MEMFD_CREATE = 15, 319
+PR_SET_NAME, SYS_MEMFD_CREATE, MAP_NORESERVE = 15, 319, 0x4000
 FIRST_OURS = 512  # descriptors of the session lie above
 PATIENCE = 20     # seconds after which an impostor gives up whatever it does
 STEM = "/tmp/hostile/"
@@ -359,6 +359,9 @@ class Forger(states_contract.Quiet):
             else:
                 work.libc.munmap(place, size)
             control.tell(stray=words[0] == "stray")
+        elif words[0] == "vast":  # more than a sweep reads
+            self.kept.append(mmap.mmap(-1, 5 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE))
+            control.tell(vast=True)
         elif words[0] == "occupy":
             control.tell(occupied=occupy(int(words[1])))
         elif words[0] == "beget":
