@@ -76,6 +76,8 @@ enum mp_channel {
  * While the launcher traces the raw thread it sees the call; when the launcher
  * has died it is an ordinary getpid. */
 #define MP_RENDEZVOUS_ARG 0x6d656d70756c7365ull
+/* The same, on the way there, where libc was to note its threads: it has done so. */
+#define MP_NOTED_ARG 0x6d656d706e6f7465ull
 
 /* The descriptors of ours, each with its identity as fstat(2) tells it: a forked
  * child inherits them under the same numbers, and may have closed them and opened
@@ -160,7 +162,7 @@ struct mp_boot {
     /* For whoever finds this block in a forked child, where no thread of ours is: what
      * else it carries. Written by the payload. */
     volatile int32_t owner_pid; /* the process whose threads loader and agent are, as it numbers itself */
-    uint32_t note_threads;      /* 1: before the rendezvous libc is to know that there is more than one thread */
+    uint32_t note_threads;      /* 1: libc is to know that there is more than one thread before anything else */
     volatile uint64_t agent_handle; /* from dlopen; 0 before, and from the moment dlclose begins */
     volatile uint64_t armed;        /* the agent's armed page: one page, wiped by forks; 0 without */
     volatile uint64_t callback[MP_CALLBACKS]; /* Python objects whose only owner the agent is; 0 without */

@@ -588,6 +588,7 @@ static void note_threads(struct mp_boot *b)
     int r = create_worker(b, STACK_REFUSED);
     if (r != EINVAL_)
         fail(b, r, "pthread_create, with a stack that is too small,");
+    sys4(NR_getpid, (long)MP_NOTED_ARG, 0, 0, 0);
 }
 
 /* --- the raw thread ---------------------------------------------------------------- */
@@ -606,15 +607,15 @@ void loader_raw(struct mp_boot *b)
     if (b->magic != MP_BOOT_MAGIC || b->abi != MP_ABI || b->size != sizeof *b)
         loader_leave((uint64_t)b - MP_BOOT_OFF, MP_REGION_SIZE, b->exit_gadget);
     b->raw_tid = tid;
-    b->owner_pid = (int32_t)sys4(NR_getpid, 0, 0, 0, 0);
     *(volatile int32_t *)(b->raw_tcb + b->tid_offset) = tid; /* locks of libc name their owner by it */
     set_phase(b, MP_PHASE_RAW);
+    if (b->note_threads)
+        note_threads(b);
+    b->owner_pid = (int32_t)sys4(NR_getpid, 0, 0, 0, 0);
     name_region(b);
     make_channel(b);
     if (b->phase != MP_PHASE_FAILED)
         make_memfd(b);
-    if (b->phase != MP_PHASE_FAILED && b->note_threads)
-        note_threads(b);
     if (b->phase != MP_PHASE_FAILED)
         set_phase(b, MP_PHASE_FDS);
     sys4(NR_getpid, (long)MP_RENDEZVOUS_ARG, 0, 0, 0);

@@ -1,6 +1,6 @@
 /* Attending to the raw thread. See raw.h. None of this is a pause, for the thread is ours and
- * the target's own threads run; but for the way to the rendezvous where the borrowed thread is
- * held for it. */
+ * the target's own threads run; but for its first steps where the borrowed thread is held for
+ * them. */
 #include "inject/raw.h"
 
 #include <errno.h>
@@ -59,10 +59,11 @@ static int raw_signal(struct raw *r, int sig)
     return ret < 0 ? ret : tracee_cont(&r->t, 0);
 }
 
-static bool raw_at_rendezvous(struct raw *r)
+/* Whether it is in the getpid that has this argument. */
+static bool raw_is_at(struct raw *r, uint64_t arg)
 {
     struct user_regs_struct regs;
-    return tracee_get_regs(&r->t, &regs) == 0 && regs.orig_rax == SYS_getpid && regs.rdi == MP_RENDEZVOUS_ARG;
+    return tracee_get_regs(&r->t, &regs) == 0 && regs.orig_rax == SYS_getpid && regs.rdi == arg;
 }
 
 /* Threads of the target that were asked to stop and do so only now must not wait for ours. */
@@ -117,7 +118,8 @@ static int raw_to_rendezvous(struct raw *r, struct mp_failure *f)
     int ret = raw_next(r, &stop, f); /* its first stop: every new tracee has one */
     if (ret < 0)
         return ret;
-    raw_unpin(r);
+    if (!r->borrow->hold_ns)
+        raw_unpin(r);
     for (int stops = 0; stops < RAW_STOPS_MAX; stops++) {
         int c = stop.event == TRACEE_SIGNAL ? raw_signal(r, stop.sig) : tracee_cont_syscall(&r->t, 0);
         if (c < 0 && c != -ESRCH)
@@ -125,7 +127,13 @@ static int raw_to_rendezvous(struct raw *r, struct mp_failure *f)
         ret = raw_next(r, &stop, f);
         if (ret < 0)
             return ret;
-        if (stop.event == TRACEE_SYSCALL && raw_at_rendezvous(r))
+        if (stop.event == TRACEE_SYSCALL && r->borrow->hold_ns && raw_is_at(r, MP_NOTED_ARG)) {
+            ret = borrow_finish(r->borrow, f);
+            if (ret < 0)
+                return ret;
+            raw_unpin(r);
+        }
+        if (stop.event == TRACEE_SYSCALL && raw_is_at(r, MP_RENDEZVOUS_ARG))
             return 0;
     }
     return mp_fail(f, MP_E_INJECT, 0, "the loader's thread %d does not come to where it is waited for", (int)r->t.tid);
@@ -205,10 +213,8 @@ int raw_attend(struct borrow *b, pid_t tid, raddr_t region_base, struct channel 
     tracee_init(&r.t, tid);
     r.t.seized = true;
     int ret = raw_to_rendezvous(&r, f);
-    if (b->hold_ns) {
-        int back = borrow_finish(b, ret < 0 ? NULL : f);
-        ret = ret < 0 ? ret : back;
-    }
+    if (b->hold_ns) /* it came nowhere */
+        (void)borrow_finish(b, NULL);
     if (ret == 0)
         ret = raw_serve(&r, region_base, f);
     raw_detach(&r);

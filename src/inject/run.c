@@ -33,7 +33,7 @@
 #include "target/undo.h"
 
 #define RUN_CALL_NS 1000000000ull /* for one remote call */
-#define RUN_HOLD_NS 50000000ull   /* for the loader to come to the rendezvous while the thread stands for it */
+#define RUN_HOLD_NS 50000000ull   /* for the loader's first steps, while the thread stands for them */
 #define RUN_LEAVE_MS 1000         /* for the loader to leave after a failure */
 
 /* CLONE_VM | FS | FILES | SIGHAND | THREAD | SYSVSEM | SETTLS: as pthread_create,
