@@ -111,8 +111,8 @@ class Target(harness.Target):
 
     def seen(self):
         """The thread through which /proc shows the process: a leader that has ended has no maps. The
-        oldest one that lives: the newest may be ours, and about to end."""
-        return next(tid for tid in procfs.tasks(self.pid) if procfs.alive(tid))
+        oldest one that lives then, since the newest may be ours, and about to end."""
+        return self.pid if procfs.alive(self.pid) else procfs.oldest(self.pid)
 
     def snapshot(self):
         """While it stands still; a server's worker may be closing its last request's socket all the same."""

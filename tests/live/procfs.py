@@ -75,6 +75,11 @@ def tasks(pid):
     return sorted(int(tid) for tid in os.listdir("/proc/%d/task" % pid))
 
 
+def oldest(pid):
+    """Its thread that lives for longest: /proc lists them as they began."""
+    return next(int(tid) for tid in os.listdir("/proc/%d/task" % pid) if alive(int(tid)))
+
+
 def threads(pid):
     found = {}
     for tid in tasks(pid):
