@@ -5,7 +5,6 @@
 
 #include "target/proc.h"
 
-#define ALL_BLOCKED 0xfffffffffffbfeffull /* all that can be: not SIGKILL, not SIGSTOP */
 #define LIBC_SIGNALS (3ull << 31)         /* SIGCANCEL, SIGSETXID, which the loader does not block */
 
 enum verdict { GONE, INNOCENT, SUSPECT };
@@ -21,7 +20,7 @@ static enum verdict look_at(pid_t pid, pid_t tid, bool waiting_too)
         return INNOCENT;
     if (proc_status_read(&st, pid, tid) < 0)
         return GONE;
-    return (st.sig_blocked | LIBC_SIGNALS) == ALL_BLOCKED ? SUSPECT : INNOCENT;
+    return (st.sig_blocked | LIBC_SIGNALS) == PROC_ALL_BLOCKED ? SUSPECT : INNOCENT;
 }
 
 /* Those known so far, once more. Whether one has ended. */

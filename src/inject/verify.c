@@ -20,7 +20,6 @@
  * the program. */
 #define LIBC_SIGNALS (3ull << 31)
 
-#define ALL_BLOCKED 0xfffffffffffbfeffull /* all that can be: not SIGKILL, not SIGSTOP */
 #define DEPART_NS 100000000ull
 
 #define TAKES_MAX 10
@@ -352,7 +351,7 @@ static void compare_threads(struct report *r, const struct inject_snapshot *b, c
             tell(r, true, "thread left %d", (int)tid);
         } else if (b) {
             changed++;
-            r->diff->departing += a->threads[i].blocked == ALL_BLOCKED;
+            r->diff->departing += a->threads[i].blocked == PROC_ALL_BLOCKED;
             tell(r, false, "thread + %d", (int)tid);
         }
     }

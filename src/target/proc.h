@@ -71,6 +71,7 @@ struct proc_status {
 };
 #define PROC_CAP_SYS_PTRACE 19
 #define PROC_CAP_SYS_ADMIN 21
+#define PROC_ALL_BLOCKED 0xfffffffffffbfeffull /* a signal mask: all that can be blocked, so not SIGKILL, not SIGSTOP */
 #define PROC_CAP_CHECKPOINT_RESTORE 40
 
 /* 0, or -EINVAL when text has no Pid line. Lines not known are passed over. */
