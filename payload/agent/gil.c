@@ -154,7 +154,7 @@ static bool ensure(unsigned tries, int *ret_state)
     void *ts;
 
     g.ensuring = 1;
-    while (!(ts = state_new()) && --tries)
+    while (!(ts = state_new()) && !py_finalizing() && --tries)
         await_memory(&step);
     if (!ts) {
         g.ensuring = 0;
@@ -191,7 +191,7 @@ bool py_try(unsigned tries, int *ret_state)
 
     mp_control_block.gil_since_ns = clock_ns(CLOCK_MONOTONIC);
     taken = take(tries, ret_state);
-    mp_control_block.starved = !taken;
+    mp_control_block.starved = !taken && !py_finalizing();
     /* Python code that we call may lose it again */
     mp_control_block.gil_since_ns = taken ? clock_ns(CLOCK_MONOTONIC) : 0;
     py_interval_back();

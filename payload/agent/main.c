@@ -271,6 +271,14 @@ static int no_gil(void)
     return fail_set(MP_FAIL_NO_GIL, 0, py_gil_refused(), NULL);
 }
 
+/* py_try has returned without. */
+static int no_state(void)
+{
+    if (py_finalizing())
+        return fail_set(MP_FAIL_FINALIZING, 0, "the interpreter is shutting down", NULL);
+    return fail_set(MP_FAIL_MEMORY, SYS_ENOMEM, "PyThreadState_New", NULL);
+}
+
 static int install(void)
 {
     int state, err;
@@ -281,7 +289,7 @@ static int install(void)
     if (!py_gil_needed(leaving))
         return no_gil();
     if (!py_try(MEMORY_TRIES, &state))
-        return fail_set(MP_FAIL_MEMORY, SYS_ENOMEM, "PyThreadState_New", NULL);
+        return no_state();
     /* The wait may have been long: is anybody still interested? */
     wire_wait(0);
     if (!held_all()) {
@@ -493,7 +501,7 @@ static int cure(void)
         py_release(state);
         copies_release();
     } else {
-        fail_set(MP_FAIL_MEMORY, SYS_ENOMEM, "PyThreadState_New", NULL);
+        no_state();
     }
     bye_reason = g.fail.code ? MP_BYE_FAILED : MP_BYE_CURED;
     return leave(true);

@@ -241,6 +241,14 @@ def starved_install(run):
     run.clean()
 
 
+@test("ends_meanwhile", since=(3, 7))
+def ends_meanwhile(run):
+    """An interpreter that ends while memory is waited for: that is the cause, and is told."""
+    assert run.session.failed and run.session.failed[0] == 1, run.session.failed
+    assert run.session.hooked is None and run.second["leave_ms"] < 5000, run.second
+    run.clean()
+
+
 @test(depth=4)
 def starved_exits(run):
     """An interpreter that ends has no thread state to give: nothing of it is touched any more."""

@@ -800,6 +800,26 @@ def starved_install(agent, before):
     pass
 
 
+def ends_meanwhile_before(agent):
+    """As it seems to the agent, the interpreter begins to end while memory is waited for."""
+    import host
+
+    def end():
+        while not agent.starved():
+            time.sleep(0.001)
+        name = "_Py_IsFinalizing" if sys.version_info < (3, 13) else "Py_IsFinalizing"
+        agent.boot.py_sym[host.NAMES.index(name)] = host.address("Py_IsInitialized")
+
+    no_states(agent, True)
+    ends = threading.Thread(target=end)
+    ends.daemon = True
+    ends.start()
+
+
+def ends_meanwhile(agent, before):
+    pass
+
+
 def starved_before(agent):
     """While the agent leaves, who gives it memory is no call that it has hooked."""
     import time
