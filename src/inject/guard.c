@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,6 +21,18 @@
 #ifndef SYS_close_range
 #define SYS_close_range 436
 #endif
+
+/* How often somebody other than the guard has continued us, which takes back that we were stopped. */
+static unsigned guard_conts;
+static pid_t guard_pid;
+
+static void guard_on_cont(int sig, siginfo_t *info, void *context)
+{
+    (void)sig;
+    (void)context;
+    if (info->si_pid != __atomic_load_n(&guard_pid, __ATOMIC_SEQ_CST))
+        __atomic_add_fetch(&guard_conts, 1, __ATOMIC_SEQ_CST);
+}
 
 static long guard_call(long nr, long a, long b, long c, long d)
 {
@@ -65,9 +78,10 @@ static int guard_look_on(void *arg)
     int stat_fd = guard_settle(g, launcher);
     while (stat_fd >= 0) {
         guard_call(SYS_nanosleep, (long)&step, 0, 0, 0);
+        unsigned conts = __atomic_load_n(&guard_conts, __ATOMIC_SEQ_CST);
         if (!guard_is_stopped(stat_fd))
             continue;
-        __atomic_store_n(&g->continued, true, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&g->stopped_at, conts + 1, __ATOMIC_SEQ_CST);
         guard_call(SYS_kill, launcher, SIGCONT, 0, 0);
     }
     return 1;
@@ -75,24 +89,31 @@ static int guard_look_on(void *arg)
 
 int guard_start(struct guard *g)
 {
+    struct sigaction cont = {.sa_sigaction = guard_on_cont, .sa_flags = SA_SIGINFO | SA_RESTART};
     g->pid = 0;
-    g->continued = false;
+    g->stopped_at = 0;
     g->launcher = getpid();
     snprintf(g->stat, sizeof g->stat, "/proc/%d/stat", (int)g->launcher);
-    int pid = clone(guard_look_on, g->stack + sizeof g->stack, CLONE_VM | SIGCHLD, g);
+    /* No signal at its end: so it stays ours to wait for, where SIGCHLD is ignored, too. */
+    int pid = clone(guard_look_on, g->stack + sizeof g->stack, CLONE_VM, g);
     if (pid < 0)
         return -errno;
     g->pid = pid;
+    __atomic_store_n(&guard_pid, pid, __ATOMIC_SEQ_CST);
+    sigaction(SIGCONT, &cont, &g->cont);
     return 0;
 }
 
 void guard_end(struct guard *g)
 {
+    unsigned stopped_at;
     if (!g->pid)
         return;
     kill(g->pid, SIGKILL);
-    waitpid(g->pid, NULL, 0);
+    waitpid(g->pid, NULL, __WALL);
     g->pid = 0;
-    if (__atomic_load_n(&g->continued, __ATOMIC_SEQ_CST))
+    stopped_at = __atomic_load_n(&g->stopped_at, __ATOMIC_SEQ_CST);
+    if (stopped_at && stopped_at == __atomic_load_n(&guard_conts, __ATOMIC_SEQ_CST) + 1)
         kill(g->launcher, SIGSTOP);
+    sigaction(SIGCONT, &g->cont, NULL);
 }

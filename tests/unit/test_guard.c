@@ -96,6 +96,65 @@ START_TEST(test_stopped)
 }
 END_TEST
 
+/* Until the guard has continued us. */
+static void stop(void)
+{
+    struct timespec step = {0, 1000000};
+    raise(SIGSTOP);
+    for (int ms = 0; ms < PATIENCE_MS && !__atomic_load_n(&guard.stopped_at, __ATOMIC_SEQ_CST); ms++)
+        nanosleep(&step, NULL);
+}
+
+static int go[2];
+
+/* Who stops us and then thinks better of it has the last word. */
+static void is_continued(int to)
+{
+    char byte;
+    if (guard_start(&guard) < 0)
+        _exit(3);
+    stop();
+    tell(to, 1);
+    if (read(go[0], &byte, 1) != 1)
+        _exit(4);
+    guard_end(&guard);
+    tell(to, 2);
+}
+
+START_TEST(test_continued)
+{
+    ck_assert_int_eq(pipe(go), 0);
+    struct child c = start(is_continued);
+    ck_assert_int_eq(told(&c), 1);
+    kill(c.pid, SIGCONT);
+    ck_assert_int_eq(write(go[1], "", 1), 1);
+    ck_assert_int_eq(told(&c), 2);
+    ck_assert_int_eq(exit_status(c.pid), 0);
+    close(c.from);
+}
+END_TEST
+
+/* A guard that ends early is not mistaken for whoever gets its number. */
+static void is_ended(int to)
+{
+    struct proc_stat st;
+    signal(SIGCHLD, SIG_IGN);
+    if (guard_start(&guard) < 0)
+        _exit(3);
+    kill(guard.pid, SIGKILL);
+    tell(to, comes_to(guard.pid, 'Z') && proc_stat_read(&st, guard.pid, 0) == 0 && st.state == 'Z');
+    guard_end(&guard);
+}
+
+START_TEST(test_ended)
+{
+    struct child c = start(is_ended);
+    ck_assert_int_eq(told(&c), 1);
+    ck_assert_int_eq(exit_status(c.pid), 0);
+    close(c.from);
+}
+END_TEST
+
 static void is_not_stopped(int to)
 {
     for (int i = 0; i < 20; i++) {
@@ -145,6 +204,8 @@ int main(void)
     TCase *t = tcase_create("guard");
     tcase_set_timeout(t, 30);
     tcase_add_test(t, test_stopped);
+    tcase_add_test(t, test_continued);
+    tcase_add_test(t, test_ended);
     tcase_add_test(t, test_not_stopped);
     tcase_add_test(t, test_dies);
     suite_add_tcase(s, t);
