@@ -35,6 +35,7 @@
 #define MP_NEED_FDS 6          /* five held or under way at the start, one looked at now and then */
 #define MP_NEED_THREADS 2      /* raw thread and worker; at the end worker and reaper */
 #define MP_NEED_AS (4u << 20)  /* region, agent, tables: 1.4 MiB; a ring for each of a few threads */
+#define MP_NEED_DATA MP_NEED_AS /* nearly all of it is written to */
 
 #define MP_FRAME_MAX (256u << 10) /* bytes of one wire frame, header included */
 

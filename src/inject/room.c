@@ -14,6 +14,7 @@
 
 #define ROOM_PROC_MAGIC 0x9fa0 /* PROC_SUPER_MAGIC, linux/magic.h */
 #define ROOM_CAP_SYS_RESOURCE 24
+#define ROOM_IGNORED "/sys/module/kernel/parameters/ignore_rlimit_data"
 #define HAS_CAP(set, cap) ((set) >> (cap) & 1)
 
 /* --- gathering ------------------------------------------------------------------- */
@@ -29,6 +30,22 @@ static void gather_nproc(struct room_limit *l, const struct proc_status *s)
     if (proc_system_tasks(&all) == 0 && all + MP_NEED_THREADS <= l->limit.soft)
         return;
     l->known = proc_user_tasks(s->uid[0], &l->used) == 0;
+}
+
+/* The kernel may have been told to do without it (ignore_rlimit_data), and 0 means the hard one
+ * (mm/mmap.c, may_expand_vm: for Valgrind's sake). */
+static void gather_data(struct room_limit *l, const struct proc_limit *limit, const struct proc_status *s)
+{
+    char *text;
+    size_t len;
+    bool ignored = false;
+    if (limit->soft == PROC_UNLIMITED || limit->soft == 0)
+        return;
+    if (proc_read_path(ROOM_IGNORED, &text, &len) == 0) {
+        ignored = len && text[0] == 'Y';
+        free(text);
+    }
+    *l = (struct room_limit){!ignored, s->data_bytes, *limit};
 }
 
 /* The agent opens files of /proc/self, and is itself loaded from there. */
@@ -63,6 +80,7 @@ void room_gather(struct room *ret, pid_t pid, pid_t live, const struct proc_stat
         ret->nofile.known = proc_fd_count(live, l.nofile.soft, &ret->nofile.used) == 0;
     if (l.as.soft != PROC_UNLIMITED)
         ret->as.known = proc_vm_bytes(live, &ret->as.used) == 0;
+    gather_data(&ret->data, &l.data, s);
     gather_nproc(&ret->nproc, s);
 }
 
@@ -79,6 +97,7 @@ static const struct room_row rows[] = {
     {offsetof(struct room, nofile), "RLIMIT_NOFILE", "nofile", "file descriptors", MP_NEED_FDS, 64},
     {offsetof(struct room, nproc), "RLIMIT_NPROC", "nproc", "threads and processes of its user", MP_NEED_THREADS, 64},
     {offsetof(struct room, as), "RLIMIT_AS", "as", "bytes of address space", MP_NEED_AS, 256u << 20},
+    {offsetof(struct room, data), "RLIMIT_DATA", "data", "bytes of data", MP_NEED_DATA, 256u << 20},
 };
 
 static int refuse(const struct room_row *row, const struct room_limit *l, pid_t pid, struct mp_failure *f)

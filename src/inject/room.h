@@ -21,6 +21,7 @@ struct room {
     struct room_limit nofile; /* used: numbers below the limit */
     struct room_limit nproc;  /* used: threads of the user that we can see */
     struct room_limit as;     /* bytes */
+    struct room_limit data;   /* bytes */
     bool no_proc;             /* the target's root has no /proc of its own or another's */
     char root[128];           /* of the target, as its mount namespace names it; "" not known */
 };

@@ -221,6 +221,7 @@ static void set_capprm(struct proc_status *s, const char *v) { s->cap_permitted 
 static void set_capeff(struct proc_status *s, const char *v) { s->cap_effective = strtoull(v, NULL, 16); }
 static void set_capbnd(struct proc_status *s, const char *v) { s->cap_bounding = strtoull(v, NULL, 16); }
 static void set_rss(struct proc_status *s, const char *v) { s->rss_bytes = strtoull(v, NULL, 10) * 1024; }
+static void set_data(struct proc_status *s, const char *v) { s->data_bytes = strtoull(v, NULL, 10) * 1024; }
 
 /* Up to four numbers. */
 static void take_ids(uint32_t id[4], const char *v)
@@ -273,7 +274,7 @@ static const struct {
     {"Threads", set_threads}, {"Seccomp", set_seccomp}, {"Seccomp_filters", set_filters},
     {"NoNewPrivs", set_nnp}, {"SigPnd", set_sigpnd}, {"ShdPnd", set_sigpnd}, {"SigBlk", set_sigblk},
     {"SigIgn", set_sigign}, {"SigCgt", set_sigcgt}, {"CapPrm", set_capprm}, {"CapEff", set_capeff},
-    {"CapBnd", set_capbnd}, {"VmRSS", set_rss}, {"x86_Thread_features", set_features},
+    {"CapBnd", set_capbnd}, {"VmRSS", set_rss}, {"VmData", set_data}, {"x86_Thread_features", set_features},
 };
 
 static void status_line(struct proc_status *s, const char *line, size_t len)
@@ -328,6 +329,20 @@ int proc_status_read(struct proc_status *ret, pid_t pid, pid_t tid)
     if (r < 0)
         return r;
     r = proc_status_parse(ret, text, len);
+    free(text);
+    return r;
+}
+
+int proc_task_ran(pid_t pid, pid_t tid, uint64_t *ret_ns)
+{
+    char *text;
+    size_t len;
+    int r = read_task(pid, tid, "schedstat", &text, &len);
+    if (r < 0)
+        return r;
+    r = isdigit((unsigned char)*text) ? 0 : -EINVAL;
+    if (r == 0)
+        *ret_ns = strtoull(text, NULL, 10);
     free(text);
     return r;
 }
@@ -559,7 +574,7 @@ int proc_limits_parse(struct proc_limits *ret, const char *text, size_t len)
     char *copy = strndup(text, len);
     int r = copy ? 0 : -ENOMEM;
     if (r == 0 && (limit_parse(&l.nofile, copy, "Max open files ") || limit_parse(&l.nproc, copy, "Max processes ") ||
-                   limit_parse(&l.as, copy, "Max address space ")))
+                   limit_parse(&l.as, copy, "Max address space ") || limit_parse(&l.data, copy, "Max data size ")))
         r = -EINVAL;
     free(copy);
     if (r == 0)

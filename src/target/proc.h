@@ -68,6 +68,7 @@ struct proc_status {
     bool no_new_privs;
     bool shadow_stack;  /* x86_Thread_features lists shstk */
     uint64_t rss_bytes;
+    uint64_t data_bytes; /* writable and private, but for stacks: what RLIMIT_DATA is held against */
 };
 #define PROC_CAP_SYS_PTRACE 19
 #define PROC_CAP_SYS_ADMIN 21
@@ -78,6 +79,11 @@ struct proc_status {
 int proc_status_parse(struct proc_status *ret, const char *text, size_t len) MP_MUST_CHECK;
 int proc_status_read(struct proc_status *ret, pid_t pid, pid_t tid) MP_MUST_CHECK; /* tid as in proc_stat_read */
 
+/* Time that a thread has been on a CPU, in ns; as of the last tick while it is on one (fs/proc/base.c,
+ * proc_pid_schedstat). 0 always where sched_info_on() is not. 0, -ESRCH (also on a kernel that
+ * has no schedstat), -EINVAL, or another -errno. */
+int proc_task_ran(pid_t pid, pid_t tid, uint64_t *ret_ns) MP_MUST_CHECK;
+
 /* --- limits --------------------------------------------------------------- */
 
 #define PROC_UNLIMITED UINT64_MAX
@@ -85,7 +91,7 @@ struct proc_limit {
     uint64_t soft, hard; /* PROC_UNLIMITED without */
 };
 struct proc_limits {
-    struct proc_limit nofile, nproc, as; /* as: bytes */
+    struct proc_limit nofile, nproc, as, data; /* as, data: bytes */
 };
 /* /proc/PID/limits. 0, or -EINVAL when a line of them is missing. */
 int proc_limits_parse(struct proc_limits *ret, const char *text, size_t len) MP_MUST_CHECK;

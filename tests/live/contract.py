@@ -189,6 +189,7 @@ TESTS = (
     ("hooks of the target's own are told, JSON", hooks_told_json),
     ("chroot without /proc", jailed),
     ("limit on descriptors", lambda context: limited(context, "nofile", "RLIMIT_NOFILE", 5, 6)),
+    ("limit on data", lambda context: limited(context, "data", "RLIMIT_DATA", 3 << 20, 5 << 20)),
     ("limit on address space", lambda context: limited(context, "as", "RLIMIT_AS", 3 << 20, 5 << 20)),
     ("limit on threads", limited_threads),
     ("standard descriptors closed", standard_closed),

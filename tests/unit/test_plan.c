@@ -60,6 +60,7 @@ static void no_proc(struct decide_facts *d) { d->room.no_proc = true; strcpy(d->
 static void no_fds(struct decide_facts *d) { d->room.nofile = (struct room_limit){true, 60, {64, 4096}}; }
 static void no_fds_hard(struct decide_facts *d) { d->room.nofile = (struct room_limit){true, 60, {64, 64}}; }
 static void no_threads(struct decide_facts *d) { d->room.nproc = (struct room_limit){true, 12, {10, PROC_UNLIMITED}}; }
+static void no_data(struct decide_facts *d) { d->room.data = (struct room_limit){true, 100 << 20, {101 << 20, PROC_UNLIMITED}}; }
 static void no_memory(struct decide_facts *d) { d->room.as = (struct room_limit){true, 100 << 20, {101 << 20, PROC_UNLIMITED}}; }
 static void no_python(struct decide_facts *d) { d->python = PYTHON_NONE; }
 static void static_go(struct decide_facts *d) { d->python = PYTHON_NONE; d->libc = LIBC_STATIC; }
@@ -135,6 +136,7 @@ static const struct {
     {"descriptors", no_fds, MP_E_LIMIT, "60 of the 64 file descriptors that its RLIMIT_NOFILE", "prlimit --pid 42 --nofile=128:"},
     {"descriptors, hard", no_fds_hard, MP_E_LIMIT, "RLIMIT_NOFILE", "as root: prlimit --pid 42 --nofile=128"},
     {"threads", no_threads, MP_E_LIMIT, "RLIMIT_NPROC", "prlimit --pid 42 --nproc=76:"},
+    {"data", no_data, MP_E_LIMIT, "RLIMIT_DATA", "prlimit --pid 42 --data=374341632:"},
     {"address space", no_memory, MP_E_LIMIT, "RLIMIT_AS", "prlimit --pid 42 --as=374341632:"},
 };
 enum { REFUSALS = sizeof(refusals) / sizeof(refusals[0]) };

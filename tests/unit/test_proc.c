@@ -57,7 +57,7 @@ END_TEST
 static const char status_text[] =
     "Name:\tpy\\nTracerPid:\\t9\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t17944\nNgid:\t0\nPid:\t17944\nPPid:\t17901\n"
     "TracerPid:\t55\nUid:\t1000\t1001\t1002\t1003\nGid:\t1\t2\t3\t4\nNStgid:\t17944\t12\t1\nNSpid:\t17944\t12\t1\n"
-    "VmRSS:\t    8152 kB\nThreads:\t3\nSigPnd:\t0000000000000001\nShdPnd:\t0000000000000002\n"
+    "VmRSS:\t    8152 kB\nVmData:\t    4000 kB\nThreads:\t3\nSigPnd:\t0000000000000001\nShdPnd:\t0000000000000002\n"
     "SigBlk:\t0000000000000400\nSigIgn:\t0000000001001000\nSigCgt:\t0000000000000002\nCapPrm:\t000001fffeffffff\n"
     "CapEff:\t0000000000080000\nCapBnd:\t000001ffffffffff\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\n"
     "x86_Thread_features:\twrss shstk \n";
@@ -69,7 +69,7 @@ START_TEST(test_status)
     ck_assert(s.pid == 17944 && s.tgid == 17944 && s.ppid == 17901 && s.tracer == 55 && s.state == 'S');
     ck_assert(s.uid[0] == 1000 && s.uid[1] == 1001 && s.uid[2] == 1002 && s.uid[3] == 1003 && s.gid[3] == 4);
     ck_assert(s.ns_pid == 1 && s.ns_levels == 3);
-    ck_assert(s.threads == 3 && s.rss_bytes == 8152 * 1024);
+    ck_assert(s.threads == 3 && s.rss_bytes == 8152 * 1024 && s.data_bytes == 4000 * 1024);
     ck_assert(s.sig_pending == 3 && s.sig_blocked == 0x400 && s.sig_ignored == 0x1001000 && s.sig_caught == 2);
     ck_assert(s.cap_effective == 0x80000 && s.cap_bounding == 0x1ffffffffffull);
     ck_assert(s.seccomp == 2 && s.seccomp_filters == 3 && s.no_new_privs && s.shadow_stack);
@@ -223,14 +223,15 @@ START_TEST(test_limits)
         "Max cpu time              unlimited            unlimited            seconds   \n"
         "Max processes             7809                 unlimited            processes \n"
         "Max open files            1024                 524288               files     \n"
-        "Max address space         unlimited            unlimited            bytes     \n";
+        "Max address space         unlimited            unlimited            bytes     \n"
+        "Max data size             67108864             unlimited            bytes     \n";
     struct proc_limits l = {0};
     struct rlimit r;
     uint64_t n = 0, all = 0;
 
     ck_assert_int_eq(proc_limits_parse(&l, text, sizeof(text) - 1), 0);
     ck_assert(l.nofile.soft == 1024 && l.nofile.hard == 524288);
-    ck_assert(l.nproc.soft == 7809 && l.nproc.hard == PROC_UNLIMITED && l.as.soft == PROC_UNLIMITED);
+    ck_assert(l.nproc.soft == 7809 && l.nproc.hard == PROC_UNLIMITED && l.as.soft == PROC_UNLIMITED && l.data.soft == 64 << 20);
     for (size_t len = 0; len < sizeof(text) - 60; len++) /* cut anywhere: refused or whole, never read beyond */
         (void)!proc_limits_parse(&l, text, len);
     ck_assert_int_eq(proc_limits_parse(&l, text, 300), -EINVAL);

@@ -121,7 +121,7 @@ class Limited(Quiet):
 
     def setup(self, control):
         import resource
-        self.limits = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC, "as": resource.RLIMIT_AS}
+        self.limits = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC, "as": resource.RLIMIT_AS, "data": resource.RLIMIT_DATA}
         self.resource = resource
         self.was = {name: resource.getrlimit(number) for name, number in self.limits.items()}
 
@@ -130,6 +130,9 @@ class Limited(Quiet):
         if name == "as":
             with open("/proc/self/statm") as file:
                 return int(file.read().split()[0]) * work.PAGE + room
+        if name == "data":
+            with open("/proc/self/status") as file:
+                return int(file.read().split("VmData:")[1].split()[0]) * 1024 + room
         if name == "nproc":
             return 1 + room  # as another user than root, of whom there is only this process
         folder = os.open("/proc/self/fd", os.O_RDONLY)
