@@ -96,7 +96,6 @@ static long borrow_candidates(struct borrow *b, struct borrow_candidate **ret)
     int r = proc_tasks(pid, &tids, &n);
     if (r < 0)
         return r;
-    b->threads = (unsigned)n;
     struct borrow_candidate *c = calloc(n ? n : 1, sizeof *c);
     if (!c) {
         free(tids);
@@ -185,6 +184,20 @@ static bool borrow_is_syscall(const unsigned char insn[2])
     return insn[0] == 0x0f && insn[1] == 0x05;
 }
 
+/* Whether libc has the thread's malloc do without locks. What can't be read is not taken for
+ * harmless. Where threads have arenas of their own nobody asks. */
+static bool borrow_unlocked(const struct borrow *b)
+{
+    const struct inject_plan *p = b->plan;
+    unsigned char alone;
+    uint32_t multiple;
+    if (!p->single_arena)
+        return false;
+    if (p->facts.glibc_minor >= PLAN_GLIBC_NOTES)
+        return mem_read(b->t.tid, p->single_threaded, &alone, sizeof alone) < 0 || alone;
+    return mem_read(b->t.tid, b->regs.fs_base + PLAN_TCB_MULTIPLE_THREADS, &multiple, sizeof multiple) < 0 || !multiple;
+}
+
 /* The `syscall` of the plan, r_state, the two bytes before rip and the stack in one
  * call. What can't be read is taken for harmless: the stack may end. false when the
  * plan's `syscall` is not there: the program is another one by now. */
@@ -204,7 +217,7 @@ static bool borrow_view(struct borrow *b, struct safepoint_view *v, uint64_t sta
         .regs = b->regs,
         .after_syscall = borrow_is_syscall(insn),
         .r_state = b->plan->r_state ? r_state : 0,
-        .threads = b->threads,
+        .unlocked = borrow_unlocked(b),
         .stack = stack,
         .stack_words = n > (ssize_t)head ? ((size_t)n - head) / sizeof *stack : 0,
     };
@@ -502,7 +515,7 @@ static int borrow_failed(const struct borrow *b, size_t seen, unsigned deadline_
     return borrow_no_safe_point(b, deadline_ms, f);
 }
 
-static bool borrow_interrupted(const struct borrow *b)
+bool borrow_interrupted(const struct borrow *b)
 {
     struct pollfd wake = {b->wake_fd, POLLIN, 0}; /* poll(2) passes over a negative one */
     return poll(&wake, 1, 0) > 0;
@@ -535,7 +548,6 @@ int borrow_one(struct borrow *b, pid_t tid, unsigned deadline_ms, bool stale, st
     do {
         int r = 0;
         int rank = borrow_look(b->plan->facts.pid, tid);
-        b->threads = 2; /* the agent's is there, too */
         b->any_stack = stale && (rank == SAFEPOINT_PARKED || rank == SAFEPOINT_EINTR);
         if (b->stuck_count == 0 && rank != SAFEPOINT_NEVER && borrow_read_maps(b, tid) == 0)
             r = borrow_try(b, tid, f);

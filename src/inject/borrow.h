@@ -23,7 +23,6 @@ struct borrow {
     struct user_regs_struct regs; /* of the thread as it was stopped */
     struct maps maps;    /* for the room on the stack */
     size_t room;         /* that a signal frame needs */
-    unsigned threads;    /* of the process, at the last look */
     unsigned attempts;   /* stops made */
     uint64_t seize_ns;   /* of the last attempt */
     uint64_t stop_ns;    /* seen stopped */
@@ -61,6 +60,9 @@ int borrow_one(struct borrow *b, pid_t tid, unsigned deadline_ms, bool stale, st
 /* Lets go of threads that were asked to stop and did so after all, when nobody waited any
  * more. To be called again and again, by the thread that called borrow_thread. */
 void borrow_unstick(struct borrow *b);
+
+/* Whether wake_fd is readable. */
+bool borrow_interrupted(const struct borrow *b);
 
 /* Gives the thread back and takes the time. 0 or -errno (-ESRCH: it has ended). */
 int borrow_return(struct borrow *b);

@@ -466,6 +466,7 @@ int libc_fill(struct view *v, const struct libc_id *id, struct inject_plan *p, s
         r = fill_unsafe(v, id, p, f);
     if (r == 0 && v->r_debug)
         p->r_state = v->r_debug + offsetof(struct r_debug, r_state);
+    p->single_threaded = addr_in(v, id->libc, "__libc_single_threaded"); /* a program's copy of it is another byte */
     p->facts.glibc_major = id->major;
     p->facts.glibc_minor = id->minor;
     return r;

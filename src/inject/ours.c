@@ -25,7 +25,7 @@ enum {
 
 static bool has_prefix(const char *s, const char *prefix) { return !strncmp(s, prefix, strlen(prefix)); }
 
-static bool has_magic(pid_t pid, raddr_t at)
+bool ours_is_region(pid_t pid, raddr_t at)
 {
     char head[sizeof(MP_REGION_MAGIC) - 1];
     return mem_read(pid, at, head, sizeof(head)) == 0 && !memcmp(head, MP_REGION_MAGIC, sizeof(head));
@@ -101,7 +101,7 @@ void ours_find(struct ours *ret, pid_t pid, const struct maps *m)
             ret->region[ret->region_count++] = e->lo;
         /* Every page: the kernel merges neighbours, so a region may begin inside. */
         for (at = e->lo; at < e->hi && pages++ < PAGES_LOOKED_AT && all++ < PAGES_LOOKED_AT_ALL; at += MP_PAGE)
-            if (ret->region_count < OURS_REGIONS_MAX && has_magic(pid, at))
+            if (ret->region_count < OURS_REGIONS_MAX && ours_is_region(pid, at))
                 ret->region[ret->region_count++] = at;
     }
     for (i = 0; i < ret->region_count; i++)

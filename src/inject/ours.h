@@ -26,6 +26,9 @@ struct ours {
     size_t held_count;
 };
 
+/* Whether a region of ours, with its loader, begins there. pid: any live thread of the process. */
+bool ours_is_region(pid_t pid, raddr_t at);
+
 /* Looks for boot regions (MP_REGION_MAGIC at a page of an anonymous executable
  * mapping) and thunks. Marks, not names: before 5.17, or without
  * CONFIG_ANON_VMA_NAME, anonymous mappings have none. pid: a live thread. Never fails: what cannot be read is not ours. */

@@ -20,6 +20,7 @@
 #include "inject/python.h"
 #include "inject/region.h"
 #include "inject/view.h"
+#include "target/mem.h"
 #include "target/proc.h"
 
 enum { CMDLINE_MAX = 4096, ENVIRON_MAX = 8 << 20 }; /* execve(2) lets no more than 6 MiB through */
@@ -106,6 +107,14 @@ static bool single_arena(pid_t live)
     return found;
 }
 
+/* What libc thinks, not what /proc counts: threads that it did not make, of io_uring say, take
+ * part in no malloc. What can't be read is taken for true: to say it twice does no harm. */
+static bool single_threaded(const struct inject_plan *p, pid_t live)
+{
+    unsigned char alone;
+    return mem_read(live, p->single_threaded, &alone, sizeof alone) < 0 || alone;
+}
+
 /* --- libraries --------------------------------------------------------------- */
 
 static void gather_libraries(struct making *g)
@@ -178,12 +187,12 @@ static int fill(struct making *g, struct mp_failure *f)
     b->owner_pid = p->ns_pid; /* a fork may come before the loader can say it */
     p->suspend_seccomp = g->facts->seccomp == 2;
     p->single_arena = single_arena(g->process.live);
-    b->note_threads = p->single_arena && g->libc.minor >= PLAN_GLIBC_NOTES;
     r = fill_agent(b, f);
     if (r == 0)
         r = fill_python(g, f);
     if (r == 0)
         r = libc_fill(&g->view, &g->libc, p, f);
+    b->note_threads = g->libc.minor >= PLAN_GLIBC_NOTES && single_threaded(p, g->process.live);
     if (r == 0)
         region_places(p->place, &g->view.maps, p->syscall_insn);
     return r;

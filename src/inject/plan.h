@@ -20,6 +20,7 @@ struct plan_range {
 };
 
 #define PLAN_GLIBC_NOTES 36 /* 2.x from which on the whole process, not each thread, notes that it has threads */
+#define PLAN_TCB_MULTIPLE_THREADS 0x18 /* tcbhead_t: where each thread does so up to then */
 #define PLAN_PLACES 4 /* for a region: the target may map something there meanwhile */
 
 /* One module of the static TLS block, to be laid out for the raw thread. */
@@ -50,6 +51,7 @@ struct inject_plan {
     uint64_t tls_size;    /* bytes of static TLS below the TCB that must exist */
     bool suspend_seccomp; /* the target has a filter and we may suspend it */
     bool single_arena;    /* MALLOC_ARENA_MAX=1 in its environment: malloc takes no lock while single-threaded */
+    raddr_t single_threaded; /* libc's own __libc_single_threaded, a byte, 0 once there were threads; 0: there is none */
     struct mp_boot boot;  /* filled but for region_base, raw_tcb and what the payload writes */
 };
 

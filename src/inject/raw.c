@@ -83,9 +83,10 @@ static int raw_next(struct raw *r, struct tracee_stop *ret_stop, struct mp_failu
                        "(malloc without locks: MALLOC_ARENA_MAX=1)", (int)r->borrow->t.tid);
     if (ret < 0)
         return mp_fail(f, MP_E_INJECT, -ret, "the loader's thread %d does not move", (int)r->t.tid);
-    if (ret_stop->event == TRACEE_GONE)
-        return borrow_gone(r->plan, f);
-    return 0;
+    if (ret_stop->event != TRACEE_GONE)
+        return 0;
+    ret = r->borrow->hold_ns ? borrow_finish(r->borrow, f) : 0; /* why it went is looked for at leisure */
+    return ret < 0 ? ret : borrow_gone(r->plan, f);
 }
 
 /* A borrowed thread may be pinned, or have a real-time policy, and the raw thread
@@ -213,8 +214,8 @@ int raw_attend(struct borrow *b, pid_t tid, raddr_t region_base, struct channel 
     tracee_init(&r.t, tid);
     r.t.seized = true;
     int ret = raw_to_rendezvous(&r, f);
-    if (b->hold_ns) /* it came nowhere */
-        (void)borrow_finish(b, NULL);
+    int back = b->hold_ns ? borrow_finish(b, f) : 0; /* the loader came nowhere */
+    ret = back < 0 ? back : ret;
     if (ret == 0)
         ret = raw_serve(&r, region_base, f);
     raw_detach(&r);

@@ -4,6 +4,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,7 +16,6 @@
 #define TCB_SELF_TCB 0x00
 #define TCB_DTV 0x08
 #define TCB_SELF 0x10
-#define TCB_MULTIPLE_THREADS 0x18
 #define TCB_SYSINFO 0x20
 #define TCB_STACK_GUARD 0x28
 #define TCB_POINTER_GUARD 0x30
@@ -24,17 +24,18 @@
 #define DTV_UNALLOCATED (~0ull) /* TLS_DTV_UNALLOCATED: __tls_get_addr allocates at the first use */
 
 #define REGION_LOWEST (1ull << 32) /* below: programs that are not PIE, and their heaps */
+#define REGION_GAP (1u << 20)  /* to what lies above, should it be a stack that grows (stack_guard_gap, 256 pages) */
 #define REGION_STACK_TOP 64u /* bytes of the raw stack that are written */
 
 struct region_dtv { /* dtv_t, sysdeps/generic/dl-dtv.h */
     uint64_t value, to_free;
 };
 
-/* What lies within a page of a region at `at`, NULL: nothing. */
+/* What is too near to a region at `at`, NULL: nothing. */
 static const struct maps_entry *region_in_the_way(const struct maps *m, raddr_t at)
 {
     for (size_t i = 0; i < m->count; i++)
-        if (m->entry[i].hi + MP_PAGE > at && m->entry[i].lo < at + MP_REGION_SIZE + MP_PAGE)
+        if (m->entry[i].hi + MP_PAGE > at && m->entry[i].lo < at + MP_REGION_SIZE + REGION_GAP)
             return &m->entry[i];
     return NULL;
 }
@@ -57,6 +58,12 @@ void region_places(raddr_t ret_place[PLAN_PLACES], const struct maps *m, raddr_t
             ret_place[found++] = place;
         at = e && e->lo < place ? e->lo : place;
     }
+}
+
+bool region_is_kept_to(const char *release)
+{
+    unsigned major, minor;
+    return sscanf(release, "%u.%u", &major, &minor) == 2 && (major > 4 || (major == 4 && minor >= 19));
 }
 
 static void region_put64(struct region *r, uint64_t off, uint64_t value)
@@ -161,7 +168,7 @@ int region_write(struct region *r, struct tracee *t, raddr_t base, raddr_t tcb)
     region_put64(r, r->tcb_off + TCB_SELF_TCB, our_tcb);
     region_put64(r, r->tcb_off + TCB_DTV, has_dtv ? base + r->dtv_off + sizeof(struct region_dtv) : 0);
     region_put64(r, r->tcb_off + TCB_SELF, our_tcb);
-    region_put64(r, r->tcb_off + TCB_MULTIPLE_THREADS, 1);
+    region_put64(r, r->tcb_off + PLAN_TCB_MULTIPLE_THREADS, 1);
     region_put64(r, r->tcb_off + TCB_SYSINFO, head[TCB_SYSINFO / 8]);
     region_put64(r, r->tcb_off + TCB_STACK_GUARD, head[TCB_STACK_GUARD / 8]);
     region_put64(r, r->tcb_off + TCB_POINTER_GUARD, head[TCB_POINTER_GUARD / 8]);

@@ -3,6 +3,7 @@
 #ifndef MP_REGION_H
 #define MP_REGION_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,9 +29,13 @@ struct region {
     uint64_t tls_size; /* bytes below the TCB that the target's threads have */
 };
 
-/* Free places of the known kind (MP_REGION_PLACE), a page from whatever is mapped, going
- * down from `below`; the rest is 0. */
+/* Free places of the known kind (MP_REGION_PLACE), a page from what is mapped below and 1 MiB
+ * from what is above, going down from `below`; the rest is 0. */
 void region_places(raddr_t ret_place[PLAN_PLACES], const struct maps *m, raddr_t below);
+
+/* Whether on a kernel of this release (uname(2)) MAP_FIXED_NOREPLACE replaces nothing: from 4.17 on
+ * it is known, but before 4.19 what begins in the midst of the place goes (mm/mmap.c, do_mmap). */
+bool region_is_kept_to(const char *release);
 
 /* Prepares; reads the TLS images from the target. 0 or a negative enum mp_err. */
 int region_prepare(struct region *r, const struct inject_plan *p, struct mp_failure *f) MP_MUST_CHECK;

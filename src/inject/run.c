@@ -8,6 +8,7 @@
  *   remote clone          the raw thread                        |
  *   borrow_return                                             --+
  *   raw_attend            descriptors, the agent's image
+ *   run_await_progress    the borrowed thread is in no malloc without locks
  *   'G'                   go */
 #include <errno.h>
 #include <fcntl.h>
@@ -18,13 +19,16 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/fault.h"
 #include "inject/borrow.h"
+#include "inject/ours.h"
 #include "inject/plan.h"
+#include "inject/progress.h"
 #include "inject/raw.h"
 #include "inject/region.h"
 #include "inject/room.h"
@@ -35,12 +39,14 @@
 #define RUN_CALL_NS 1000000000ull /* for one remote call */
 #define RUN_HOLD_NS 50000000ull   /* for the loader's first steps, while the thread stands for them */
 #define RUN_LEAVE_MS 1000         /* for the loader to leave after a failure */
+#define RUN_PROGRESS_MS 4000      /* for the borrowed thread to get on, before 'G'; of --timeout, */
+#define RUN_PROGRESS_LEAST_MS 200 /* but so much at least */
+#define RUN_PROGRESS_STEP_NS 200000
+_Static_assert(RUN_PROGRESS_MS < MP_GO_WAIT_MS, "the loader waits for longer");
 
 /* CLONE_VM | FS | FILES | SIGHAND | THREAD | SYSVSEM | SETTLS: as pthread_create,
  * without the words that only libc knows of. */
 #define RUN_CLONE_FLAGS (0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000 | 0x80000)
-
-#define RUN_TCB_MULTIPLE_THREADS 0x18 /* tcbhead_t */
 
 struct run {
     struct inject_plan *plan;
@@ -52,6 +58,7 @@ struct run {
     struct borrow borrow;
     struct region region;
     struct undo undo;
+    int place_flag; /* of mmap, for an address that is to be kept to */
     raddr_t base;   /* of the region; 0: not mapped */
     raddr_t flag_at; /* of the borrowed thread's multiple_threads; 0: not changed */
     pid_t raw_tid;
@@ -87,11 +94,17 @@ static int run_undo_flag(void *arg)
     return r->flag_at ? tracee_write(&r->borrow.t, r->flag_at, &zero, sizeof zero) : 0;
 }
 
+static int run_place_flag(void)
+{
+    struct utsname u;
+    return uname(&u) == 0 && region_is_kept_to(u.release) ? MAP_FIXED_NOREPLACE : 0; /* 0: an address is a wish */
+}
+
 /* Has the region mapped at a place, 0: the kernel's choice. -EEXIST: something is there by
- * now. Before Linux 4.17 it then lies elsewhere. */
+ * now. Before Linux 4.19 it then lies elsewhere. */
 static int run_map_at(struct run *r, raddr_t place)
 {
-    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (place ? MAP_FIXED_NOREPLACE : 0);
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (place ? r->place_flag : 0);
     const uint64_t a[6] = {place, MP_REGION_SIZE, PROT_READ | PROT_EXEC, (uint64_t)flags, (uint64_t)-1, 0};
     long value = 0;
     int ret = remote_call(&r->borrow.remote, SYS_mmap, a, clock_mono_ns() + RUN_CALL_NS, &value);
@@ -118,16 +131,15 @@ static int run_map(struct run *r)
     return remote_arm(&r->borrow.remote, SYS_munmap, u);
 }
 
-/* In a process with one thread glibc takes no locks. From 2.36 on the loader sees to it where that
- * matters, and the borrowed thread stands meanwhile (note_threads). Up to 2.35 each thread looks
- * into its own TCB to know, and pthread_create on the raw thread tells only that
- * one; so we write what pthread_create on the borrowed thread, which is the only
- * one, would write. It stays, as it would. */
+/* In a process with one thread glibc takes no locks. From 2.36 on the loader sees to it
+ * (note_threads). Up to 2.35 each thread looks into its own TCB to know, and pthread_create on the
+ * raw thread tells only that one; so we write what pthread_create on the borrowed thread, which
+ * is the only one that libc knows, would write. It stays, as it would. */
 static int run_flag_threads(struct run *r)
 {
     uint32_t flag, one = 1;
-    raddr_t at = r->borrow.regs.fs_base + RUN_TCB_MULTIPLE_THREADS;
-    if (r->borrow.threads != 1 || r->plan->facts.glibc_minor >= PLAN_GLIBC_NOTES)
+    raddr_t at = r->borrow.regs.fs_base + PLAN_TCB_MULTIPLE_THREADS;
+    if (r->plan->facts.glibc_minor >= PLAN_GLIBC_NOTES)
         return 0;
     int ret = tracee_read(&r->borrow.t, at, &flag, sizeof flag);
     if (ret < 0 || flag != 0)
@@ -168,6 +180,8 @@ static int run_clone(struct run *r)
 #define WANTED_AS(call, as, mask, ...) \
     {.nr = SYS_##call, .name = #call " (" as ")", .optional = true, .known = mask, .args = {__VA_ARGS__}}
 #define RUN_REAPER_FLAGS 0x50f00   /* of the loader's last thread (payload/loader/loader.c) */
+#define RUN_SIGSETXID 33           /* for which the first pthread_create of a process sets the handler, */
+#define RUN_SIGSETXID_GLIBC 34     /* from 2.34 on: before that it was done at the start */
 #define RUN_PTHREAD_FLAGS 0x3d0f00 /* of glibc's clone where there is no clone3 */
 
 static const struct seccomp_call run_calls[] = {
@@ -199,11 +213,22 @@ static const struct seccomp_call run_calls[] = {
     WANTED_AS(getrusage, "RUSAGE_THREAD", ARG(0), [0] = RUSAGE_THREAD),
     WANTED(shutdown), WANTED(clone3), WANTED(rseq), WANTED(set_robust_list), WANTED(newfstatat),
     WANTED(fstat),    WANTED(sendmsg), WANTED(ppoll),  WANTED(brk),  WANTED(pipe2),           WANTED(prlimit64),
-    WANTED(process_vm_readv), WANTED(sched_yield),
+    WANTED(process_vm_readv), WANTED(sched_yield), WANTED(sched_getaffinity),
     /* Made while the filter is suspended. When we die in between it is back: an errno then ends
      * the injection, but a filter that kills would take the target. */
     WANTED(memfd_create), WANTED_AS(socketpair, "AF_UNIX", ARG(0), [0] = AF_UNIX),
 };
+
+/* In a process that libc thinks has one thread. */
+static const struct seccomp_call run_first_calls[] = {
+    WANTED_AS(rt_sigaction, "SIGSETXID", ARG(0), [0] = RUN_SIGSETXID),
+};
+
+static bool run_is_first(const struct inject_plan *p)
+{
+    unsigned minor = p->facts.glibc_minor;
+    return minor >= PLAN_GLIBC_NOTES ? p->boot.note_threads : minor >= RUN_SIGSETXID_GLIBC;
+}
 
 static int run_check_seccomp(struct run *r)
 {
@@ -211,6 +236,8 @@ static int run_check_seccomp(struct run *r)
     if (!r->plan->suspend_seccomp)
         return 0;
     int ret = seccomp_check(&r->borrow.t, run_calls, sizeof run_calls / sizeof *run_calls, &name);
+    if (ret == 0 && run_is_first(r->plan))
+        ret = seccomp_check(&r->borrow.t, run_first_calls, sizeof run_first_calls / sizeof *run_first_calls, &name);
     if (ret == 0)
         return 0;
     borrow_return(&r->borrow);
@@ -265,7 +292,7 @@ static int run_in_thread(struct run *r)
     if (ret < 0)
         return run_undo(r, ret, step);
     undo_clear(&r->undo);
-    if (r->plan->boot.note_threads && r->borrow.threads == 1) {
+    if (r->plan->boot.note_threads && r->plan->single_arena) {
         r->borrow.hold_ns = clock_mono_ns() + RUN_HOLD_NS;
         return 0;
     }
@@ -281,6 +308,13 @@ static void run_log_pause(const struct run *r)
         fprintf(r->log, "inject: thread %d borrowed at %#llx, paused %llu us, %u stop%s; region %#llx, raw thread %d\n",
                 (int)b->t.tid, (unsigned long long)b->regs.rip, (unsigned long long)b->pause_ns / 1000, b->attempts,
                 b->attempts == 1 ? "" : "s", (unsigned long long)r->base, (int)r->raw_tid);
+}
+
+/* Whether the loader's pages are there still. */
+static bool run_is_mapped(const struct run *r)
+{
+    pid_t live = proc_live_task(r->plan->facts.pid);
+    return live > 0 && ours_is_region(live, r->base);
 }
 
 /* After a failure the loader leaves by itself; that is waited for, so that "rolled
@@ -300,6 +334,34 @@ static void run_await_leave(struct run *r)
         nanosleep(&ms, NULL);
         borrow_unstick(&r->borrow);
     }
+    if (r->f && run_is_mapped(r)) /* the target has ended it */
+        r->f->changed_target = true;
+}
+
+/* Until libc took note of threads the borrowed one, let go, may have begun a malloc without
+ * locks. Preempted in it, it would come back to an arena that the agent has had, which takes
+ * locks. So it is to get out of there before the loader loads anything; mostly it has, or
+ * sleeps. Where all threads have the same arena it stood still until then instead. */
+static int run_await_progress(struct run *r)
+{
+    const struct timespec step = {0, RUN_PROGRESS_STEP_NS};
+    uint64_t now = clock_mono_ns(), end = r->start_ns + r->deadline_ms * 1000000ull;
+    struct progress p;
+    if (!r->plan->boot.note_threads || r->plan->single_arena)
+        return 0;
+    end = end < now + RUN_PROGRESS_LEAST_MS * 1000000ull ? now + RUN_PROGRESS_LEAST_MS * 1000000ull : end;
+    end = end > now + RUN_PROGRESS_MS * 1000000ull ? now + RUN_PROGRESS_MS * 1000000ull : end;
+    progress_begin(&p, r->plan->facts.pid, r->borrow.t.tid);
+    while (!progress_made(&p)) {
+        if (borrow_interrupted(&r->borrow))
+            return mp_fail(r->f, MP_E_INTERRUPTED, 0, "interrupted while thread %d did not get to run", (int)r->borrow.t.tid);
+        if (clock_mono_ns() >= end)
+            return mp_fail(r->f, MP_E_NO_SAFE_POINT, 0, "thread %d did not get to run for %llu ms: it may be in the midst of a malloc without "
+                           "locks", (int)r->borrow.t.tid, (unsigned long long)(end - now) / 1000000);
+        nanosleep(&step, NULL);
+        borrow_unstick(&r->borrow);
+    }
+    return 0;
 }
 
 static int run_all(struct run *r)
@@ -313,10 +375,14 @@ static int run_all(struct run *r)
         ret = run_in_thread(r);
     if (ret == 0) {
         ret = raw_attend(&r->borrow, r->raw_tid, r->base, &r->channel, r->f);
-        if (ret < 0)
-            run_await_leave(r);
-        else
+        if (ret == 0) {
             run_log_pause(r);
+            ret = run_await_progress(r);
+        }
+        if (ret < 0) {
+            channel_close(&r->channel);
+            run_await_leave(r);
+        }
     }
     (void)FAULT_POINT("go", 0);
     int gone = ret == 0 ? channel_go(&r->channel) : 0;
@@ -336,7 +402,8 @@ static void run_job(void *arg)
 int inject_run(struct inject_plan *p, unsigned deadline_ms, int wake_fd, FILE *log, struct inject_result *ret_result,
                struct mp_failure *f)
 {
-    struct run r = {.plan = p, .deadline_ms = deadline_ms, .log = log, .f = f, .channel = {-1, -1}, .start_ns = clock_mono_ns()};
+    struct run r = {.plan = p, .deadline_ms = deadline_ms, .log = log, .f = f, .channel = {-1, -1}, .start_ns = clock_mono_ns(),
+                    .place_flag = run_place_flag()};
     r.borrow.plan = p;
     r.borrow.log = log;
     r.borrow.wake_fd = wake_fd;

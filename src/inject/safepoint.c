@@ -130,7 +130,7 @@ struct safepoint_answer safepoint_judge(const struct inject_plan *p, const struc
         a.verdict = SAFEPOINT_MODE;
     else if (v->r_state != 0)
         a.verdict = SAFEPOINT_LINKER;
-    else if (!parked && v->threads == 1 && p->single_arena)
+    else if (!parked && v->unlocked && p->single_arena)
         a.verdict = SAFEPOINT_BUSY;
     else if (!parked)
         a = safepoint_judge_text(p, v);

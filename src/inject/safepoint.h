@@ -36,7 +36,7 @@ struct safepoint_view {
     struct user_regs_struct regs;
     bool after_syscall; /* the two bytes before rip are `syscall` */
     int r_state;        /* r_debug.r_state, 0 (RT_CONSISTENT) when not known */
-    unsigned threads;   /* of the process */
+    bool unlocked;      /* malloc takes no locks: libc knows of one thread */
     const uint64_t *stack; /* words from rsp on */
     size_t stack_words;
 };

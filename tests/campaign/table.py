@@ -33,7 +33,7 @@ for moved, names in (("threads signals", "threads thread_churn rseq malloc_2 mal
 STEADY = frozenset("""select epoll sleep event read raw_poll raw_nanosleep raw_futex raw_epoll raw_recv raw_semop raw_sigtimedwait fib alloc
                       c_extensions generators registers lone_busy lone_idle lone_alarms malloc_1 malloc_2
                       finalizing stopped traced_by_strace traced_by_gdb limit_as limit_nofile seccomp_kill_memfd seccomp_no_open
-                      seccomp_kill_code seccomp_one_thread hidepid_other""".split())
+                      seccomp_kill_code seccomp_kill_handler seccomp_one_thread hidepid_other""".split())
 
 
 class State:
@@ -233,6 +233,7 @@ STATES += [
     State("seccomp_service", "permissions"), State("seccomp_allow_list", "permissions"), State("seccomp_strict", "permissions"), State("seccomp_kill_memfd", "permissions", codes=(5,), only=REFUSED),
     State("seccomp_no_open", "permissions", codes=(5,), only=REFUSED),
     State("seccomp_kill_code", "permissions", codes=(5,), only=REFUSED), State("seccomp_one_thread", "permissions", codes=(5,), only=REFUSED),
+    State("seccomp_kill_handler", "permissions", codes=(5,), only=REFUSED),
     State("seccomp_no_new_code", "permissions", codes=(0, 5)),  # thunks (up to 3.11) are new code
     State("dumpable_0", "permissions"), State("setuid_worker", "permissions"),
     State("hidepid", "permissions", "mixed", prefix=target_as_nobody, launcher=as_nobody_hidden),

@@ -18,7 +18,7 @@ static void judge(const struct inject_plan *p, struct fuzz_in *in)
 
     v.after_syscall = fuzz_u8(in) & 1;
     v.r_state = fuzz_u8(in) & 3;
-    v.threads = fuzz_u8(in);
+    v.unlocked = fuzz_u8(in) & 1;
     fuzz_take(in, stack, v.stack_words * sizeof(stack[0]));
     fuzz_take(in, &v.regs, sizeof(v.regs));
     a = safepoint_judge(p, &v);

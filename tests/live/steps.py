@@ -19,6 +19,9 @@ SAME_LOOKS = 20  # of 10 ms, in which nothing moves: it dozes
 REGION_PLACE, REGION_MASK = 0x06d70000, 0x0fffffff  # include/boot.h
 ONE_ARENA = ("env", "MALLOC_ARENA_MAX=1")
 PLACES = 4  # PLAN_PLACES
+ENDS = bytes.fromhex("b83c00000031ff0f05")  # exit(0)
+ENDED_LOOKS = 3  # of 2 ms, of which a search for the cause has some 50
+DOZE = 0.5
 CIRCLE = bytes.fromhex("b8270000000f05ebf7")  # getpid, for ever
 UNUSED = "ptrace-24#1:kill"  # leaves a region in which nothing has run
 
@@ -137,24 +140,89 @@ def one_arena(context):
     procfs.wait_until(known, harness.PATIENCE, "it stands at a safe point")
 
 
+def one_arena_uncounted(context):
+    """A second thread that libc did not make is none to malloc: its locks are what counts."""
+    with harness.Target(context.python, "forger", prefix=ONE_ARENA) as target:
+        if not target.ask("uncounted")["uncounted"] or len(os.listdir("/proc/%d/task" % target.pid)) < 2:
+            raise harness.Skip("no io_uring here, or none with a thread of its own")
+        target.ask("compute 2")
+        result = harness.run(context.binary, "inject", "-p", target.pid, "-d", "100ms", "--timeout", "500ms", "-o", os.devnull)
+        result.expect(8)
+        check("malloc" in result.err and UNCHANGED in result.err, "%s", result)
+
+
+def no_progress(context):
+    """A thread that was let go, and does not get to run when the loader is to load, may be in the midst of
+    a malloc without locks."""
+    libc_notes()
+    if procfs.read(os.getpid(), "schedstat").startswith("0 "):
+        raise harness.Skip("this kernel does not count what a thread runs")
+
+    def waited():
+        with tempfile.TemporaryDirectory() as folder, harness.Target(context.python, "select") as target:
+            fired = os.path.join(folder, "fired")
+            with start(target, "image-0#1:doze", MEMPULSE_FAULT_FIRED=fired) as launcher:
+                procfs.wait_until(lambda: os.path.exists(fired), harness.PATIENCE, "it dozes")
+                target.process.send_signal(signal.SIGSTOP)
+                quick = time.time() - os.stat(fired).st_mtime < DOZE / 2
+                result = launcher.result(2 * harness.PATIENCE)
+                target.process.send_signal(signal.SIGCONT)
+            check(not quick or result.code == 8 and "did not get to run" in result.err, "%s", result)
+            check(target.ask("ping")["pong"], "it does not answer")
+            procfs.wait_until(lambda: not procfs.ours(target.pid), harness.PATIENCE, "the loader leaves")
+            target.check_untouched()
+            return quick
+    procfs.wait_until(waited, harness.PATIENCE, "the target is stopped before the launcher goes on")
+
+
 def loader_in_circles(context):
     """A loader that the target makes run for ever is let go in bounded time, and told of."""
-    circles(context, (), (0,), 9, "does not come to where it is waited for")
-    circles(context, ONE_ARENA, (0, 8), 8, "could not be held for as long as the loader's needed")
+    stops = {9: "does not come to where it is waited for"}
+    circles(context, (), (0,), stops)
+    circles(context, ONE_ARENA, (0, 8), {**stops, 8: "could not be held for as long as the loader's needed"})  # what is reached first
 
 
-def circles(context, prefix, codes, code, text):
+def rewrite(target, code):
+    """What its loader's first instructions are."""
+    with open("/proc/%d/mem" % target.pid, "r+b", 0) as memory:
+        base = regions(target)[0]
+        memory.seek(base + 8)
+        entry = int.from_bytes(memory.read(4), "little")
+        memory.seek(base + entry)
+        memory.write(code)
+
+
+def loader_ends(context):
+    """A loader whose thread ends: the thread that stood for its sake goes on before the cause is looked for."""
+    def ended():
+        """False: it was held for too long already when the launcher had dozed."""
+        stands = []
+        with harness.Target(context.python, "select", prefix=ONE_ARENA) as target:
+            with with_loader(context, target, (0, 8)) as launcher:
+                rewrite(target, ENDS)
+                procfs.wait_until(lambda: len(os.listdir("/proc/%d/task" % target.pid)) == 1, harness.PATIENCE, "it ends")
+                while launcher.process.poll() is None:
+                    stands.append(bool(procfs.standing(target.pid)))
+                    time.sleep(0.002)
+                result = launcher.result()
+            check(result.code in (8, 9) and UNCHANGED not in result.err, "%s", result)
+            harness.run(context.binary, "detach", "-p", target.pid, "--wait", "5s").expect(0)
+            check(not procfs.ours(target.pid), "left: %s", procfs.ours(target.pid))
+            target.check_untouched()
+        if result.code == 8 or len(stands) < ENDED_LOOKS:
+            return False
+        check("ended in the middle" in result.err, "%s", result)
+        check(2 * sum(stands) < len(stands), "the target stands while the cause is looked for: %s", stands)
+        return True
+    procfs.wait_until(ended, harness.PATIENCE, "a loader ends while it is waited for")
+
+
+def circles(context, prefix, codes, texts):
     with harness.Target(context.python, "select", prefix=prefix) as target:
         with with_loader(context, target, codes) as launcher:
-            with open("/proc/%d/mem" % target.pid, "r+b", 0) as memory:
-                base = regions(target)[0]
-                memory.seek(base + 8)
-                entry = int.from_bytes(memory.read(4), "little")
-                memory.seek(base + entry)
-                memory.write(CIRCLE)
+            rewrite(target, CIRCLE)
             result = launcher.result()
-        result.expect(code)
-        check(text in result.err and UNCHANGED not in result.err, "%s", result)
+        check(result.code in texts and texts[result.code] in result.err and UNCHANGED not in result.err, "%s", result)
         check(target.ask("ping")["pong"], "it does not answer")
         target.account = {}  # it has a thread for good that runs in circles
 
@@ -194,5 +262,8 @@ def tests(short):
         yield "step: the target execs", execs
         yield "step: the region's place is used", displaced_region
         yield "step: malloc has one arena", one_arena
+        yield "step: one arena, a thread that libc does not know", one_arena_uncounted
+        yield "step: the thread does not run", no_progress
+        yield "step: the loader ends", loader_ends
         yield "step: the loader runs in circles", loader_in_circles
         yield "step: the target dies in a sweep", dies_in_sweep

@@ -9,6 +9,7 @@
 
 #define STEP (MP_REGION_PLACE_MASK + 1)
 #define LIBC 0x7f1234567000ull
+#define GAP 0x100000
 
 static raddr_t place[PLAN_PLACES];
 
@@ -41,6 +42,7 @@ START_TEST(test_in_the_way)
 {
     const raddr_t first = 0x7f1226d70000ull, ends[][2] = {
         {first + MP_REGION_SIZE, first + MP_REGION_SIZE + MP_PAGE}, /* right behind it */
+        {first + MP_REGION_SIZE + GAP - MP_PAGE, first + MP_REGION_SIZE + GAP}, /* a stack that grows, perhaps */
         {first - MP_PAGE, first},                                   /* right before it */
         {first + MP_PAGE, first + 2 * MP_PAGE},
         {first - MP_PAGE, first + MP_REGION_SIZE + MP_PAGE},
@@ -50,7 +52,7 @@ START_TEST(test_in_the_way)
         ck_assert_uint_eq(place[0], first - STEP);
         ck_assert_uint_eq(place[1], first - 2 * STEP);
     }
-    look(mapped(first + MP_REGION_SIZE + MP_PAGE, first + MP_REGION_SIZE + 2 * MP_PAGE), LIBC);
+    look(mapped(first + MP_REGION_SIZE + GAP, first + MP_REGION_SIZE + GAP + MP_PAGE), LIBC);
     ck_assert_uint_eq(place[0], first);
 }
 END_TEST
@@ -90,6 +92,14 @@ START_TEST(test_just_below)
 }
 END_TEST
 
+START_TEST(test_kernels)
+{
+    ck_assert(region_is_kept_to("4.19.0-25-amd64") && region_is_kept_to("5.10.0") && region_is_kept_to("6.1"));
+    ck_assert(!region_is_kept_to("4.18.0-553.el8.x86_64") && !region_is_kept_to("4.4.0") && !region_is_kept_to("3.10.0"));
+    ck_assert(!region_is_kept_to("") && !region_is_kept_to("next"));
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("region");
@@ -99,6 +109,7 @@ int main(void)
     tcase_add_test(t, test_far);
     tcase_add_test(t, test_low);
     tcase_add_test(t, test_just_below);
+    tcase_add_test(t, test_kernels);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_ENV);

@@ -26,30 +26,30 @@ static const struct row {
     long orig_rax, rax;
     bool after_syscall;
     int r_state;
-    unsigned threads;
+    bool unlocked;
     bool single_arena;
     uint64_t word; /* on the stack, 0: none */
     unsigned cs;
     enum safepoint_verdict want;
 } rows[] = {
-    {"computing in the interpreter", APP, -1, 5, false, 0, 1, false, 0, 0x33, SAFEPOINT_OK},
-    {"computing in libc", LIBC + 8, -1, 5, false, 0, 1, false, 0, 0x33, SAFEPOINT_TEXT},
-    {"in ld.so", LD + 8, -1, 5, false, 0, 1, false, 0, 0x33, SAFEPOINT_TEXT},
-    {"just behind libc", LIBC + 0x1000, -1, 5, false, 0, 1, false, 0, 0x33, SAFEPOINT_OK},
-    {"called from ld.so", APP, -1, 5, false, 0, 1, false, LD + 8, 0x33, SAFEPOINT_STACK},
-    {"called from libc", APP, -1, 5, false, 0, 1, false, LIBC + 8, 0x33, SAFEPOINT_OK},
-    {"sleeping", LIBC + 8, SYS_clock_nanosleep, -516, true, 0, 1, false, 0, 0x33, SAFEPOINT_OK},
-    {"sleeping below ld.so", LIBC + 8, SYS_read, -512, true, 0, 1, false, LD, 0x33, SAFEPOINT_STACK},
-    {"no `syscall` before rip", LIBC + 8, SYS_read, -512, false, 0, 1, false, 0, 0x33, SAFEPOINT_TEXT},
-    {"read that is done", LIBC + 8, SYS_read, 100, true, 0, 1, false, 0, 0x33, SAFEPOINT_TEXT},
-    {"mmap that is done", LIBC + 8, SYS_mmap, 4096, true, 0, 1, false, 0, 0x33, SAFEPOINT_CALL},
-    {"mmap to be restarted", LIBC + 8, SYS_mmap, -513, true, 0, 1, false, 0, 0x33, SAFEPOINT_CALL},
-    {"epoll_wait", LIBC + 8, SYS_epoll_wait, -4, true, 0, 1, false, 0, 0x33, SAFEPOINT_OK},
-    {"modules are being added", APP, -1, 5, false, 1, 1, false, 0, 0x33, SAFEPOINT_LINKER},
-    {"one arena, computing", APP, -1, 5, false, 0, 1, true, 0, 0x33, SAFEPOINT_BUSY},
-    {"one arena, sleeping", LIBC + 8, SYS_poll, -516, true, 0, 1, true, 0, 0x33, SAFEPOINT_OK},
-    {"one arena, two threads", APP, -1, 5, false, 0, 2, true, 0, 0x33, SAFEPOINT_OK},
-    {"32-bit code", APP, -1, 5, false, 0, 1, false, 0, 0x23, SAFEPOINT_MODE},
+    {"computing in the interpreter", APP, -1, 5, false, 0, true, false, 0, 0x33, SAFEPOINT_OK},
+    {"computing in libc", LIBC + 8, -1, 5, false, 0, true, false, 0, 0x33, SAFEPOINT_TEXT},
+    {"in ld.so", LD + 8, -1, 5, false, 0, true, false, 0, 0x33, SAFEPOINT_TEXT},
+    {"just behind libc", LIBC + 0x1000, -1, 5, false, 0, true, false, 0, 0x33, SAFEPOINT_OK},
+    {"called from ld.so", APP, -1, 5, false, 0, true, false, LD + 8, 0x33, SAFEPOINT_STACK},
+    {"called from libc", APP, -1, 5, false, 0, true, false, LIBC + 8, 0x33, SAFEPOINT_OK},
+    {"sleeping", LIBC + 8, SYS_clock_nanosleep, -516, true, 0, true, false, 0, 0x33, SAFEPOINT_OK},
+    {"sleeping below ld.so", LIBC + 8, SYS_read, -512, true, 0, true, false, LD, 0x33, SAFEPOINT_STACK},
+    {"no `syscall` before rip", LIBC + 8, SYS_read, -512, false, 0, true, false, 0, 0x33, SAFEPOINT_TEXT},
+    {"read that is done", LIBC + 8, SYS_read, 100, true, 0, true, false, 0, 0x33, SAFEPOINT_TEXT},
+    {"mmap that is done", LIBC + 8, SYS_mmap, 4096, true, 0, true, false, 0, 0x33, SAFEPOINT_CALL},
+    {"mmap to be restarted", LIBC + 8, SYS_mmap, -513, true, 0, true, false, 0, 0x33, SAFEPOINT_CALL},
+    {"epoll_wait", LIBC + 8, SYS_epoll_wait, -4, true, 0, true, false, 0, 0x33, SAFEPOINT_OK},
+    {"modules are being added", APP, -1, 5, false, 1, true, false, 0, 0x33, SAFEPOINT_LINKER},
+    {"one arena, computing", APP, -1, 5, false, 0, true, true, 0, 0x33, SAFEPOINT_BUSY},
+    {"one arena, sleeping", LIBC + 8, SYS_poll, -516, true, 0, true, true, 0, 0x33, SAFEPOINT_OK},
+    {"one arena, two threads", APP, -1, 5, false, 0, false, true, 0, 0x33, SAFEPOINT_OK},
+    {"32-bit code", APP, -1, 5, false, 0, true, false, 0, 0x23, SAFEPOINT_MODE},
 };
 
 START_TEST(test_judge)
@@ -57,7 +57,7 @@ START_TEST(test_judge)
     const struct row *r = &rows[_i];
     struct inject_plan p = plan_of(r->single_arena);
     uint64_t stack[8] = {APP, 1, 2, r->word, 4};
-    struct safepoint_view v = {.after_syscall = r->after_syscall, .r_state = r->r_state, .threads = r->threads,
+    struct safepoint_view v = {.after_syscall = r->after_syscall, .r_state = r->r_state, .unlocked = r->unlocked,
                                .stack = stack, .stack_words = 8};
     v.regs.rip = r->rip;
     v.regs.rsp = SP;

@@ -26,6 +26,7 @@ AUDIT_ARCH_X86_64, LAST_SERVICE = 0xc000003e, 449
 # By argument: (its number, bits that are all set, what to do then). KILL_CODE: mmap with PROT_EXEC.
 # NO_NEW_CODE: systemd's MemoryDenyWriteExecute, that is mmap with PROT_WRITE|PROT_EXEC, mprotect with PROT_EXEC.
 KILL_CODE = {9: (2, 4, KILL)}
+KILL_HANDLER = {13: (0, 33, KILL)}  # of SIGSETXID, which the first pthread_create of a process sets
 NO_NEW_CODE = {9: (2, 6, ERRNO | EPERM), 10: (2, 4, ERRNO | EPERM)}
 
 
@@ -120,6 +121,7 @@ def states(base):
         "seccomp_kill_memfd": lambda: install_filter(KILL_MEMFD),
         "seccomp_no_open": lambda: install_filter(NO_OPEN),
         "seccomp_kill_code": lambda: install_filter(KILL_CODE),
+        "seccomp_kill_handler": lambda: install_filter(KILL_HANDLER),
         "seccomp_no_new_code": lambda: install_filter(NO_NEW_CODE),
         "seccomp_one_thread": filter_one_thread,
         "dumpable_0": lambda: libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) or None,

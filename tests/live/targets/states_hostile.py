@@ -292,11 +292,17 @@ def occupy(count):
     at = (libc & ~REGION_MASK) + REGION_PLACE + (REGION_MASK + 1)
     while len(places) < count:
         at -= REGION_MASK + 1
-        if at + REGION_SIZE <= libc and not any(high + 4096 > at and low < at + REGION_SIZE + 4096 for low, high in used):
+        if at + REGION_SIZE <= libc and not any(high + 4096 > at and low < at + REGION_SIZE + (1 << 20) for low, high in used):
             places.append(at)
     for at in places:  # read; private, anonymous, MAP_FIXED_NOREPLACE
         work.libc.mmap(ctypes.c_void_p(at), ctypes.c_size_t(4096), 1, 0x100022, -1, nothing)
     return {(at, "r--p") for at in places} <= {(low, perms) for low, _, perms, _ in mappings()}
+
+
+def uncounted():
+    """A thread of the kernel's in this process, which libc knows nothing of: io_uring_setup, IORING_SETUP_SQPOLL.
+    Its descriptor, or -1."""
+    return work.libc.syscall(425, 8, ctypes.byref((ctypes.c_uint32 * 30)(0, 0, 2)))
 
 
 def block_all():
@@ -308,7 +314,8 @@ class Forger(states_contract.Quiet):
     """`learn`: keeps the marks of the session that there is. `forge KIND`: puts up its like,
     full of lies. `unforge`: takes it down. `stray`, `unstray`: a region as
     a launcher leaves it that dies right after its mmap. `toil SECONDS`: computes.
-    `beget`: threads that block every signal and don't live long, until `unforge`."""
+    `beget`: threads that block every signal and don't live long, until `unforge`.
+    `uncounted`: a thread that libc knows nothing of."""
 
     def setup(self, control):
         self.kept = []
@@ -377,6 +384,8 @@ class Forger(states_contract.Quiet):
             thread = threading.Thread(target=toil)
             thread.daemon = True
             thread.start()
+        elif words[0] == "uncounted":
+            control.tell(uncounted=uncounted() >= 0)
         elif words[0] == "compute":
             control.tell(computes=True)
             end = time.monotonic() + float(words[1])

@@ -1,0 +1,148 @@
+/* src/inject/progress.c, on children of ours. */
+#include <check.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "inject/progress.h"
+#include "target/proc.h"
+
+#define PATIENCE_MS 5000
+
+static const struct timespec step = {0, 1000000};
+
+static pid_t start(void (*fn)(void))
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        fn();
+        _exit(0);
+    }
+    ck_assert_int_gt(pid, 0);
+    return pid;
+}
+
+static void end(pid_t pid)
+{
+    kill(pid, SIGKILL);
+    ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+}
+
+static void comes_to(pid_t pid, char state)
+{
+    struct proc_stat st = {0};
+    for (int ms = 0; ms < PATIENCE_MS && (proc_stat_read(&st, pid, 0) < 0 || st.state != state); ms++)
+        nanosleep(&step, NULL);
+    ck_assert_int_eq(st.state, state);
+}
+
+static void sleeps(void)
+{
+    pause();
+}
+
+static void computes(void)
+{
+    for (;;)
+        __asm__ volatile("" : : : "memory");
+}
+
+/* In state D, as after a vfork, whose child shares its memory, too. */
+static void waits(void)
+{
+    if (syscall(SYS_clone, CLONE_VFORK | SIGCHLD, NULL, NULL, NULL, NULL) == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        pause();
+    }
+}
+
+START_TEST(test_sleeps)
+{
+    pid_t pid = start(sleeps);
+    struct progress p;
+    comes_to(pid, 'S');
+    progress_begin(&p, pid, pid);
+    ck_assert(p.ran_ns > 0 && progress_made(&p));
+    end(pid);
+    ck_assert(progress_made(&p));
+}
+END_TEST
+
+START_TEST(test_computes)
+{
+    pid_t pid = start(computes);
+    struct progress p;
+    bool made = false;
+    comes_to(pid, 'R');
+    progress_begin(&p, pid, pid);
+    for (int ms = 0; ms < PATIENCE_MS && !made; ms++) {
+        made = progress_made(&p);
+        nanosleep(&step, NULL);
+    }
+    ck_assert(made);
+    end(pid);
+}
+END_TEST
+
+/* No signal wakes it, but it is in no malloc. */
+START_TEST(test_waits)
+{
+    pid_t pid = start(waits);
+    struct progress p;
+    comes_to(pid, 'D');
+    progress_begin(&p, pid, pid);
+    ck_assert(progress_made(&p));
+    end(pid);
+}
+END_TEST
+
+/* It may have been stopped anywhere. */
+START_TEST(test_stands)
+{
+    pid_t pid = start(computes);
+    struct progress p;
+    kill(pid, SIGSTOP);
+    comes_to(pid, 'T');
+    progress_begin(&p, pid, pid);
+    if (p.ran_ns != UINT64_MAX) /* a kernel that counts */
+        for (int i = 0; i < 100; i++) {
+            ck_assert(!progress_made(&p));
+            nanosleep(&step, NULL);
+        }
+    end(pid);
+}
+END_TEST
+
+/* It is neither waited for where nothing is counted, nor when it has gone. */
+START_TEST(test_unknown)
+{
+    struct progress p = {.pid = getpid(), .tid = getpid(), .ran_ns = UINT64_MAX};
+    ck_assert(progress_made(&p));
+    progress_begin(&p, getpid(), 0x7fffffff);
+    ck_assert(p.ran_ns == UINT64_MAX && progress_made(&p));
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("progress");
+    TCase *t = tcase_create("progress");
+    tcase_set_timeout(t, 30);
+    tcase_add_test(t, test_sleeps);
+    tcase_add_test(t, test_computes);
+    tcase_add_test(t, test_waits);
+    tcase_add_test(t, test_stands);
+    tcase_add_test(t, test_unknown);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
