@@ -114,7 +114,7 @@ def cycle(path, ms, options, ret_wanted=0):
             asked = True
         if s.failed:
             raise SystemExit("failed: %r" % (s.failed,))
-        if time.time() > end + 20:
+        if time.time() > end + 120:
             raise SystemExit("stuck in state %d" % agent.state())
     ret = host.u64()
     host.libc.pthread_join(agent.thread, ctypes.byref(ret))
