@@ -5,8 +5,9 @@ colons) replaces the search for interpreters. What tests the launcher more than 
 hook runs on three of them (the first, the middle, the last) unless --all, what is about
 hostile targets on two.
 
-Tests of one list run one after the other, those of two lists side by side. Prints a line a test, failures in full, and at the end `N passed, N
-failed, N skipped`; exits 1 when one failed or none ran."""
+Tests of one list run one after the other, those of up to three lists side by side. Prints a line
+a test, failures in full, and at the end `N passed, N failed, N skipped`; exits 1 when one failed
+or none ran."""
 import argparse
 import collections
 import concurrent.futures
@@ -38,6 +39,7 @@ import unload
 
 ROOT = os.path.dirname(os.path.dirname(harness.HERE))
 Test = collections.namedtuple("Test", "name function interpreter")
+JOBS_MAX = 3
 
 
 class Context:
@@ -160,7 +162,8 @@ def parse():
     parser.add_argument("-v", dest="verbose", action="store_true")
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--all", action="store_true", help="every test on every interpreter")
-    parser.add_argument("--jobs", type=int, default=max(1, min(2, os.cpu_count() or 1)))
+    parser.add_argument("--jobs", type=int, default=min(JOBS_MAX, (os.cpu_count() or 1) + 1),
+                        help="lists at a time: one more than CPUs, since half of a test is waiting")
     return parser.parse_args()
 
 
