@@ -55,7 +55,10 @@ def forked_before(context):
         children = [int(pid) for pid in procfs.read(target.pid, "task/%d/children" % target.pid).split()]
         check(len(children) == 6, "children: %s", children)
         for pid in children:
-            harness.run(context.binary, "detach", "-p", pid, "--wait", "5s").expect(0)
+            result = harness.run(context.binary, "detach", "-p", pid, "--wait", "5s")
+            if result.code == 10 and "was copied from the process" in result.out:
+                continue  # forked in the midst of dlopen: what ld.so has of the agent is not known, and that is told
+            result.expect(0)
             check(not procfs.ours(pid), "child %d still has something of ours", pid)
         time.sleep(0.2)  # not for readiness: a child that is harmed dies of it soon
         check(all(procfs.alive(pid) for pid in children + [target.pid]), "they do not live")
