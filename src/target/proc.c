@@ -143,6 +143,16 @@ static int read_task(pid_t pid, pid_t tid, const char *file, char **ret_text, si
     return r == -ENOENT && tid ? -ESRCH : r; /* the thread went, the process stays */
 }
 
+/* The number that a text begins with; frees the text. */
+static int take_number(char *text, uint64_t *ret)
+{
+    int r = isdigit((unsigned char)*text) ? 0 : -EINVAL;
+    if (r == 0)
+        *ret = strtoull(text, NULL, 10);
+    free(text);
+    return r;
+}
+
 /* --- stat ----------------------------------------------------------------- */
 
 int proc_stat_parse(struct proc_stat *ret, const char *text, size_t len)
@@ -338,13 +348,7 @@ int proc_task_ran(pid_t pid, pid_t tid, uint64_t *ret_ns)
     char *text;
     size_t len;
     int r = read_task(pid, tid, "schedstat", &text, &len);
-    if (r < 0)
-        return r;
-    r = isdigit((unsigned char)*text) ? 0 : -EINVAL;
-    if (r == 0)
-        *ret_ns = strtoull(text, NULL, 10);
-    free(text);
-    return r;
+    return r < 0 ? r : take_number(text, ret_ns);
 }
 
 int proc_task_of_ns(pid_t pid, pid_t ns_tid, pid_t *ret_tid)
@@ -613,13 +617,11 @@ int proc_vm_bytes(pid_t pid, uint64_t *ret)
 {
     char *text;
     size_t len;
+    uint64_t pages;
     int r = proc_read(pid, "statm", &text, &len);
-    if (r < 0)
-        return r;
-    r = isdigit((unsigned char)*text) ? 0 : -EINVAL;
+    r = r < 0 ? r : take_number(text, &pages);
     if (r == 0)
-        *ret = strtoull(text, NULL, 10) * (uint64_t)sysconf(_SC_PAGESIZE);
-    free(text);
+        *ret = pages * (uint64_t)sysconf(_SC_PAGESIZE);
     return r;
 }
 
