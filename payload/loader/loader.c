@@ -580,9 +580,10 @@ static int create_worker(struct mp_boot *b, uint64_t stack_size)
 
 /* From 2.36 on malloc takes its locks once pthread_create has been called, which allocates
  * later in the same call. In between, the target's only thread may be in the midst of a malloc
- * without locks, and where there is one arena for all, both are in that. So it is called for
- * the note alone first, with a stack that it refuses before it allocates (nptl/pthread_create.c,
- * nptl/allocatestack.c), while the launcher holds that thread outside of malloc. */
+ * without locks. So it is called for the note alone first, with a stack that it refuses before it
+ * allocates (nptl/pthread_create.c, nptl/allocatestack.c). Where there is one arena for all, the
+ * launcher holds that thread outside of malloc meanwhile; else it waits, before it says go, until
+ * that one has left malloc. */
 static void note_threads(struct mp_boot *b)
 {
     int r = create_worker(b, STACK_REFUSED);

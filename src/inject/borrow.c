@@ -189,12 +189,11 @@ static bool borrow_is_syscall(const unsigned char insn[2])
 static bool borrow_unlocked(const struct borrow *b)
 {
     const struct inject_plan *p = b->plan;
-    unsigned char alone;
     uint32_t multiple;
     if (!p->single_arena)
         return false;
     if (p->facts.glibc_minor >= PLAN_GLIBC_NOTES)
-        return mem_read(b->t.tid, p->single_threaded, &alone, sizeof alone) < 0 || alone;
+        return plan_single_threaded(p, b->t.tid);
     return mem_read(b->t.tid, b->regs.fs_base + PLAN_TCB_MULTIPLE_THREADS, &multiple, sizeof multiple) < 0 || !multiple;
 }
 

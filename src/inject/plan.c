@@ -107,9 +107,7 @@ static bool single_arena(pid_t live)
     return found;
 }
 
-/* What libc thinks, not what /proc counts: threads that it did not make, of io_uring say, take
- * part in no malloc. What can't be read is taken for true: to say it twice does no harm. */
-static bool single_threaded(const struct inject_plan *p, pid_t live)
+bool plan_single_threaded(const struct inject_plan *p, pid_t live)
 {
     unsigned char alone;
     return mem_read(live, p->single_threaded, &alone, sizeof alone) < 0 || alone;
@@ -192,7 +190,7 @@ static int fill(struct making *g, struct mp_failure *f)
         r = fill_python(g, f);
     if (r == 0)
         r = libc_fill(&g->view, &g->libc, p, f);
-    b->note_threads = g->libc.minor >= PLAN_GLIBC_NOTES && single_threaded(p, g->process.live);
+    b->note_threads = g->libc.minor >= PLAN_GLIBC_NOTES && plan_single_threaded(p, g->process.live);
     if (r == 0)
         region_places(p->place, &g->view.maps, p->syscall_insn);
     return r;
