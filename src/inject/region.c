@@ -60,12 +60,6 @@ void region_places(raddr_t ret_place[PLAN_PLACES], const struct maps *m, raddr_t
     }
 }
 
-bool region_is_kept_to(const char *release)
-{
-    unsigned major, minor;
-    return sscanf(release, "%u.%u", &major, &minor) == 2 && (major > 4 || (major == 4 && minor >= 19));
-}
-
 static void region_put64(struct region *r, uint64_t off, uint64_t value)
 {
     assert(off >= r->low_off && off + 8 <= r->low_off + r->low_len);

@@ -33,10 +33,6 @@ struct region {
  * from what is above, going down from `below`; the rest is 0. */
 void region_places(raddr_t ret_place[PLAN_PLACES], const struct maps *m, raddr_t below);
 
-/* Whether on a kernel of this release (uname(2)) MAP_FIXED_NOREPLACE replaces nothing: from 4.17 on
- * it is known, but before 4.19 what begins in the midst of the place goes (mm/mmap.c, do_mmap). */
-bool region_is_kept_to(const char *release);
-
 /* Prepares; reads the TLS images from the target. 0 or a negative enum mp_err. */
 int region_prepare(struct region *r, const struct inject_plan *p, struct mp_failure *f) MP_MUST_CHECK;
 void region_release(struct region *r);

@@ -32,14 +32,14 @@ static void gather_nproc(struct room_limit *l, const struct proc_status *s)
     l->known = proc_user_tasks(s->uid[0], &l->used) == 0;
 }
 
-/* The kernel may have been told to do without it (ignore_rlimit_data), and 0 means the hard one
- * (mm/mmap.c, may_expand_vm: for Valgrind's sake). */
+/* Before 4.5 it bound nothing but brk(2). The kernel may have been told to do without it
+ * (ignore_rlimit_data), and 0 means the hard one (mm/mmap.c, may_expand_vm: for Valgrind's sake). */
 static void gather_data(struct room_limit *l, const struct proc_limit *limit, const struct proc_status *s)
 {
     char *text;
     size_t len;
     bool ignored = false;
-    if (limit->soft == PROC_UNLIMITED || limit->soft == 0)
+    if (limit->soft == PROC_UNLIMITED || limit->soft == 0 || !proc_kernel_from(4, 5))
         return;
     if (proc_read_path(ROOM_IGNORED, &text, &len) == 0) {
         ignored = len && text[0] == 'Y';

@@ -19,7 +19,6 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -94,10 +93,11 @@ static int run_undo_flag(void *arg)
     return r->flag_at ? tracee_write(&r->borrow.t, r->flag_at, &zero, sizeof zero) : 0;
 }
 
+/* MAP_FIXED_NOREPLACE is known from 4.17 on, but before 4.19 what begins in the midst of the place
+ * goes (mm/mmap.c, do_mmap): an address is a wish there. */
 static int run_place_flag(void)
 {
-    struct utsname u;
-    return uname(&u) == 0 && region_is_kept_to(u.release) ? MAP_FIXED_NOREPLACE : 0; /* 0: an address is a wish */
+    return proc_kernel_from(4, 19) ? MAP_FIXED_NOREPLACE : 0;
 }
 
 /* Has the region mapped at a place, 0: the kernel's choice. -EEXIST: something is there by
@@ -224,10 +224,10 @@ static const struct seccomp_call run_first_calls[] = {
     WANTED_AS(rt_sigaction, "SIGSETXID", ARG(0), [0] = RUN_SIGSETXID),
 };
 
-static bool run_is_first(const struct inject_plan *p)
+static bool run_is_first(const struct inject_plan *p, pid_t tid)
 {
     unsigned minor = p->facts.glibc_minor;
-    return minor >= PLAN_GLIBC_NOTES ? p->boot.note_threads : minor >= RUN_SIGSETXID_GLIBC;
+    return minor >= PLAN_GLIBC_NOTES ? p->boot.note_threads : minor >= RUN_SIGSETXID_GLIBC && plan_single_threaded(p, tid);
 }
 
 static int run_check_seccomp(struct run *r)
@@ -236,7 +236,7 @@ static int run_check_seccomp(struct run *r)
     if (!r->plan->suspend_seccomp)
         return 0;
     int ret = seccomp_check(&r->borrow.t, run_calls, sizeof run_calls / sizeof *run_calls, &name);
-    if (ret == 0 && run_is_first(r->plan))
+    if (ret == 0 && run_is_first(r->plan, r->borrow.t.tid))
         ret = seccomp_check(&r->borrow.t, run_first_calls, sizeof run_first_calls / sizeof *run_first_calls, &name);
     if (ret == 0)
         return 0;
@@ -354,14 +354,29 @@ static int run_await_progress(struct run *r)
     progress_begin(&p, r->plan->facts.pid, r->borrow.t.tid);
     while (!progress_made(&p)) {
         if (borrow_interrupted(&r->borrow))
-            return mp_fail(r->f, MP_E_INTERRUPTED, 0, "interrupted while thread %d did not get to run", (int)r->borrow.t.tid);
+            return mp_fail(r->f, MP_E_INTERRUPTED, 0, "interrupted while thread %d hardly got to run", (int)r->borrow.t.tid);
         if (clock_mono_ns() >= end)
-            return mp_fail(r->f, MP_E_NO_SAFE_POINT, 0, "thread %d did not get to run for %llu ms: it may be in the midst of a malloc without "
+            return mp_fail(r->f, MP_E_NO_SAFE_POINT, 0, "thread %d hardly got to run for %llu ms: it may be in the midst of a malloc without "
                            "locks", (int)r->borrow.t.tid, (unsigned long long)(end - now) / 1000000);
         nanosleep(&step, NULL);
         borrow_unstick(&r->borrow);
     }
     return 0;
+}
+
+/* Until libc knows of a thread of ours, none changes its user when the program does, and the
+ * agent's would begin as the old one: at the next setuid(2) whose result is not the same for all
+ * threads libc ends the process (nptl/nptl_setxid.c). */
+static int run_check_user(struct run *r)
+{
+    struct proc_status theirs, ours;
+    pid_t pid = r->plan->facts.pid;
+    if (proc_status_read(&theirs, pid, r->borrow.t.tid) < 0 || proc_status_read(&ours, pid, r->raw_tid) < 0)
+        return 0; /* one of them has ended */
+    if (memcmp(theirs.uid, ours.uid, sizeof ours.uid) == 0 && memcmp(theirs.gid, ours.gid, sizeof ours.gid) == 0 &&
+        theirs.cap_permitted == ours.cap_permitted && theirs.cap_effective == ours.cap_effective)
+        return 0;
+    return mp_fail(r->f, MP_E_NO_THREAD, 0, "process %d changed its user in the middle of the injection", (int)pid);
 }
 
 static int run_all(struct run *r)
@@ -379,6 +394,8 @@ static int run_all(struct run *r)
             run_log_pause(r);
             ret = run_await_progress(r);
         }
+        if (ret == 0)
+            ret = run_check_user(r);
         if (ret < 0) {
             channel_close(&r->channel);
             run_await_leave(r);
@@ -387,7 +404,7 @@ static int run_all(struct run *r)
     (void)FAULT_POINT("go", 0);
     int gone = ret == 0 ? channel_go(&r->channel) : 0;
     if (gone < 0) {
-        ret = mp_fail(r->f, MP_E_INJECT, -gone, "the loader has gone");
+        ret = gone == -EPIPE ? borrow_gone(r->plan, r->f) : mp_fail(r->f, MP_E_INJECT, -gone, "can't tell the loader to go on");
         channel_close(&r->channel);
     }
     return ret;

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "base/utf8.h"
@@ -697,6 +698,20 @@ int proc_fds(pid_t pid, struct proc_fd **ret_fds, size_t *ret_count)
     *ret_fds = fds;
     *ret_count = kept;
     return 0;
+}
+
+/* --- the kernel ----------------------------------------------------------- */
+
+bool proc_release_from(const char *release, unsigned major, unsigned minor)
+{
+    unsigned is_major, is_minor;
+    return sscanf(release, "%u.%u", &is_major, &is_minor) == 2 && (is_major > major || (is_major == major && is_minor >= minor));
+}
+
+bool proc_kernel_from(unsigned major, unsigned minor)
+{
+    struct utsname u;
+    return uname(&u) == 0 && proc_release_from(u.release, major, minor);
 }
 
 /* --- odds and ends -------------------------------------------------------- */

@@ -144,6 +144,12 @@ struct proc_fd {
 int proc_fds(pid_t pid, struct proc_fd **ret_fds, size_t *ret_count) MP_MUST_CHECK;
 void proc_fds_free(struct proc_fd *fds, size_t count);
 
+/* --- the kernel ----------------------------------------------------------- */
+
+/* Whether a release, as uname(2) has it, is MAJOR.MINOR or later. False for what is none. */
+bool proc_release_from(const char *release, unsigned major, unsigned minor);
+bool proc_kernel_from(unsigned major, unsigned minor); /* that of the kernel we run on */
+
 /* --- odds and ends -------------------------------------------------------- */
 
 /* Arguments joined by spaces, at most max bytes of them, made fit to be shown

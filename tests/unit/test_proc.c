@@ -411,6 +411,15 @@ START_TEST(test_memory)
 }
 END_TEST
 
+START_TEST(test_kernel)
+{
+    ck_assert(proc_release_from("4.19.0-25-amd64", 4, 19) && proc_release_from("5.10.0", 4, 19) && proc_release_from("6.1", 4, 19));
+    ck_assert(!proc_release_from("4.18.0-553.el8.x86_64", 4, 19) && !proc_release_from("3.20.0", 4, 19));
+    ck_assert(!proc_release_from("", 0, 0) && !proc_release_from("next", 0, 0));
+    ck_assert(proc_kernel_from(2, 6) && !proc_kernel_from(1000, 0));
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("proc");
@@ -437,6 +446,7 @@ int main(void)
     tcase_add_test(t, test_leader_gone_oldest);
     tcase_add_test(t, test_zombie);
     tcase_add_test(t, test_memory);
+    tcase_add_test(t, test_kernel);
     suite_add_tcase(s, t);
     srunner_run_all(r, CK_NORMAL);
     failed = srunner_ntests_failed(r);

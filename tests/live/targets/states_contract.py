@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import tempfile
+import threading
 import time
 
 import work
@@ -117,7 +118,7 @@ class Jailed(Quiet):
 
 
 class Limited(Quiet):
-    """`limit NAME ROOM`: leaves room for so much more; `unlimit NAME`."""
+    """`limit NAME ROOM`: leaves room for so much more; `unlimit NAME`. `become UID`; `regain`: tries to be root again."""
 
     def setup(self, control):
         import resource
@@ -149,10 +150,29 @@ class Limited(Quiet):
             self.resource.setrlimit(self.limits[words[1]], self.was[words[1]])
         elif words[0] == "become":
             os.setresuid(*[int(words[1])] * 3)
+        elif words[0] == "regain":
+            return self.regain(control)
         else:
             return False
         control.tell(done=True)
         return True
+
+
+    def regain(self, control):
+        try:
+            os.setuid(0)
+        except PermissionError:
+            pass
+        control.tell(done=os.geteuid() == 0)
+        return True
+
+
+class LimitedThreads(Limited):
+    """Which has a second thread."""
+
+    def setup(self, control):
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        return super().setup(control)
 
 
 class Tampering(Quiet):
@@ -170,4 +190,4 @@ class Tampering(Quiet):
         return True
 
 
-STATES = {"tampering": Tampering, "descriptors": Descriptors, "jailed": Jailed, "limited": Limited, "scanning": Scanning}
+STATES = {"tampering": Tampering, "descriptors": Descriptors, "jailed": Jailed, "limited": Limited, "limited_threads": LimitedThreads, "scanning": Scanning}
