@@ -42,9 +42,11 @@ def stopped(context):
     with harness.Target(context.python, "select") as target:
         for n in range(1, RESUMES + 1):
             with start(target, "ptrace-%d#%d:stop" % (PTRACE_SYSCALL, n)) as launcher:
-                procfs.wait_until(lambda: procfs.state(launcher.process.pid) == "T" and not procfs.standing(target.pid),
-                                  harness.PATIENCE, "the target runs")
-                check(target.ask("ping")["pong"] and procfs.state(launcher.process.pid) == "T", "the launcher runs, too")
+                def stands():
+                    return procfs.state(launcher.process.pid) == "T"
+                # It stands twice, and runs in between to give the thread back.
+                procfs.wait_until(lambda: stands() and not procfs.standing(target.pid) and stands(), harness.PATIENCE, "the target runs")
+                check(target.ask("ping")["pong"] and stands(), "the launcher runs, too")
                 launcher.signal(signal.SIGCONT)
                 launcher.result().expect(0)
         target.check_untouched()
@@ -123,7 +125,7 @@ def one_arena(context):
 
     def known():
         """False: the thread stood at no safe point."""
-        with tempfile.TemporaryDirectory() as folder, harness.Target(context.python, "select", prefix=ONE_ARENA) as target, \
+        with tempfile.TemporaryDirectory() as folder, harness.Target(context.python, "sleep", prefix=ONE_ARENA) as target, \
                 open("/proc/%d/mem" % target.pid, "rb", 0) as memory:
             def note():
                 memory.seek(libc_image(target.pid) + offset)
@@ -217,7 +219,7 @@ def loader_ends(context):
     def ended():
         """False: it was held for too long already when the launcher had dozed."""
         stands = []
-        with harness.Target(context.python, "select", prefix=ONE_ARENA) as target:
+        with harness.Target(context.python, "sleep", prefix=ONE_ARENA) as target:
             with with_loader(context, target, (0, 8)) as launcher:
                 rewrite(target, ENDS)
                 procfs.wait_until(lambda: len(os.listdir("/proc/%d/task" % target.pid)) == 1, harness.PATIENCE, "it ends")
@@ -238,7 +240,7 @@ def loader_ends(context):
 
 
 def circles(context, prefix, codes, texts):
-    with harness.Target(context.python, "select", prefix=prefix) as target:
+    with harness.Target(context.python, "sleep", prefix=prefix) as target:
         with with_loader(context, target, codes) as launcher:
             rewrite(target, CIRCLE)
             result = launcher.result()
