@@ -14,6 +14,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -32,6 +33,7 @@
 #define BORROW_EXEC_MS 20      /* in which an exec has given the process a live leader again */
 #define BORROW_TRY 4           /* candidates tried in one round */
 #define BORROW_STOP_NS 200000000ull /* for one thread to come to its stop */
+#define BORROW_CHANGE_MS 100    /* an exit or an exec that has begun shows within that */
 #define BORROW_UNSTICK_NS 50000 /* between two looks whether one that did not has done so since */
 
 struct borrow_candidate {
@@ -314,21 +316,42 @@ static int borrow_exited(const struct inject_plan *p, struct mp_failure *f)
     return mp_fail(f, MP_E_TARGET_EXITED, 0, "process %d exited in the middle of the injection", (int)p->facts.pid);
 }
 
+/* A process that is being killed, or executes, has live threads for a moment still: the one it has then. */
+static pid_t borrow_live_later(const struct inject_plan *p)
+{
+    pid_t live = proc_live_task(p->facts.pid);
+    for (int i = 0; i < BORROW_CHANGE_MS && live != -ENOMEM && borrow_same_program(p, live); i++) {
+        while (waitpid(-1, NULL, __WALL | __WNOTHREAD | WNOHANG) > 0)
+            ; /* threads of its that we traced: an exec waits until each has been waited for (tracee_detach) */
+        borrow_sleep_ms(1);
+        live = proc_live_task(p->facts.pid);
+    }
+    return live;
+}
+
+bool borrow_changes(const struct inject_plan *p)
+{
+    pid_t live = borrow_live_later(p);
+    return live != -ENOMEM && !borrow_same_program(p, live);
+}
+
 int borrow_gone(const struct inject_plan *p, struct mp_failure *f)
 {
     int pid = (int)p->facts.pid;
-    pid_t live = proc_live_task(pid);
+    pid_t live = borrow_live_later(p);
     if (live == -ENOMEM)
         return mp_fail(f, MP_E_INTERNAL, ENOMEM, "out of memory");
-    for (int i = 0; i < 100 && borrow_same_program(p, live); i++) {
-        borrow_sleep_ms(1); /* a process that is being killed has live threads for a moment still */
-        live = proc_live_task(pid);
-    }
     if (borrow_same_program(p, live))
         return mp_fail(f, MP_E_INJECT, 0, "a thread of process %d ended in the middle of the injection", pid);
     if (live > 0)
         return borrow_execed(p, f);
     return borrow_exited(p, f);
+}
+
+bool borrow_has_ended(const struct borrow *b)
+{
+    struct proc_stat st;
+    return proc_stat_read(&st, b->plan->facts.pid, b->t.tid) < 0 || st.state == 'Z' || st.state == 'X';
 }
 
 /* 0 when the thread was refused since it ends: EPERM, too (kernel/ptrace.c, exit_state). */

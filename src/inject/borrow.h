@@ -77,4 +77,10 @@ void borrow_release(struct borrow *b);
  * thread. Fills *f. */
 int borrow_gone(const struct inject_plan *p, struct mp_failure *f);
 
+/* Whether within 100 ms the process ends, or becomes another program. */
+bool borrow_changes(const struct inject_plan *p);
+
+/* Whether the thread that was borrowed last is there no more, or as a zombie. */
+bool borrow_has_ended(const struct borrow *b);
+
 #endif

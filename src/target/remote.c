@@ -267,7 +267,7 @@ int remote_call(struct remote *r, long nr, const uint64_t arg[6], uint64_t deadl
         if (clock_mono_ns() >= deadline_ns)
             return -ETIMEDOUT;
     }
-    return -EAGAIN;
+    return -EINTR;
 }
 
 int remote_clone(struct remote *r, const uint64_t arg[6], bool suspend_seccomp, uint64_t deadline_ns,
@@ -289,7 +289,7 @@ int remote_clone(struct remote *r, const uint64_t arg[6], bool suspend_seccomp, 
         if (clock_mono_ns() >= deadline_ns)
             return -ETIMEDOUT;
     }
-    return ret < 0 ? ret : -EAGAIN;
+    return ret < 0 ? ret : -EINTR;
 }
 
 /* The registers to leave with. An EINTR that only our stop caused becomes a

@@ -24,6 +24,7 @@
 #define TRACEE_PEEKSIGINFO_SHARED 1
 #define TRACEE_GET_RSEQ 0x420f /* 5.13 */
 #define TRACEE_EVENT_STOP 128
+#define TRACEE_DEATH_NS 200000000ull /* for one that was killed; a core dump takes longer */
 
 struct tracee_peek {
     uint64_t off;
@@ -182,9 +183,15 @@ int tracee_cont_syscall(struct tracee *t, int sig)
     return tracee_resume(t, PTRACE_SYSCALL, sig);
 }
 
+/* A thread that was killed where it stood is a zombie until we have waited for it, and an exec of
+ * another thread, which killed it, waits for that (fs/exec.c, de_thread), as does every
+ * PTRACE_SEIZE for the exec. */
 int tracee_detach(struct tracee *t, int sig)
 {
+    struct tracee_stop stop;
     int r = tracee_resume(t, PTRACE_DETACH, sig);
+    if (r == -ESRCH)
+        (void)!tracee_wait(t, clock_mono_ns() + TRACEE_DEATH_NS, &stop);
     if (r == 0)
         t->seized = false;
     return r;

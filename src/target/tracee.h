@@ -69,7 +69,8 @@ int tracee_cont_syscall(struct tracee *t, int sig) MP_MUST_CHECK;
 /* Lets a stopped thread go, delivering sig if it is not 0. The kernel then acts
  * as at the end of any signal check: a system call whose result is -ERESTART* is
  * restarted if the registers say so (orig_rax), a group-stop in force is entered
- * (kernel/ptrace.c, __ptrace_unlink sets TIF_SIGPENDING). */
+ * (kernel/ptrace.c, __ptrace_unlink sets TIF_SIGPENDING). -ESRCH: it was killed meanwhile, and
+ * has been waited for, up to 200 ms. */
 int tracee_detach(struct tracee *t, int sig);
 
 int tracee_get_regs(struct tracee *t, struct user_regs_struct *ret) MP_MUST_CHECK;

@@ -13,7 +13,7 @@ from harness import check
 
 SESSION = ("inject", "-d", "30ms", "--timeout", "5s", "-q", "-o", os.devnull)
 RESUMES = 8  # PTRACE_SYSCALLs of an injection; the rest are not reached
-PTRACE_SYSCALL, PTRACE_GETREGS, PTRACE_SEIZE = 24, 12, 0x4206
+PTRACE_SYSCALL, PTRACE_GETREGS, PTRACE_SETREGS, PTRACE_DETACH, PTRACE_SEIZE = 24, 12, 13, 17, 0x4206
 UNCHANGED = "nothing in the target was changed"
 SAME_LOOKS = 20  # of 10 ms, in which nothing moves: it dozes
 REGION_PLACE, REGION_MASK = 0x06d70000, 0x0fffffff  # include/boot.h
@@ -65,10 +65,14 @@ def resume_fails(context):
 
 
 def execs(context):
-    """The target executes something else while it is injected: that is the cause."""
-    for fault in ("go-0#1:exec", "send-64#1:exec", "stop-2#1:exec"):
-        with harness.Target(context.python, "execs_on_signal") as target:
-            faulty(context, target, fault).expect(11)
+    """The target executes something else while it is injected: that is the cause. An exec of another thread kills
+    the one that is held, and goes on only when its tracer has taken note of it."""
+    cases = [("execs_on_signal", fault) for fault in ("go-0#1:exec", "send-64#1:exec", "stop-2#1:exec")]
+    cases += [("execs_in_thread", "ptrace-%d#1:exec" % request) for request in (PTRACE_GETREGS, PTRACE_SETREGS, PTRACE_DETACH)]
+    for state, fault in cases:
+        with harness.Target(context.python, state) as target:
+            result = faulty(context, target, fault)
+            check(result.code == 11 and "replaced its program" in result.err, "%s:\n%s", fault, result)
             procfs.wait_until(lambda: procfs.read(target.pid, "comm") == "sleep\n", harness.PATIENCE, "it sleeps")
             check("TracerPid:\t0\n" in procfs.read(target.pid, "status") and not procfs.ours(target.pid), "it is not free")
             target.account = {}  # it has no last word

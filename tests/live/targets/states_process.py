@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 
 import work
 from work import checksum
@@ -89,4 +90,21 @@ class ExecsOnSignal(Fib):
         signal.signal(signal.SIGUSR2, lambda number, frame: os.execv("/bin/sleep", ["sleep", "60"]))
 
 
-STATES = {"kin": Kin, "execs_on_signal": ExecsOnSignal, "fork": Fork, "fork_thread": ForkThread, "multiprocessing": Multiprocessing, "spawn": Spawn}
+class ExecsInThread(work.State):
+    """SIGUSR2 has one of its threads execute another program; the others wait."""
+
+    def setup(self, control):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+        for target in [self.execute] + [threading.Event().wait] * 4:
+            threading.Thread(target=target, daemon=True).start()
+
+    def execute(self):
+        signal.sigwait([signal.SIGUSR2])
+        os.execv("/bin/sleep", ["sleep", "60"])
+
+    def step(self, i):
+        time.sleep(0.2)
+        return checksum(i % work.PERIOD)
+
+
+STATES = {"kin": Kin, "execs_on_signal": ExecsOnSignal, "execs_in_thread": ExecsInThread, "fork": Fork, "fork_thread": ForkThread, "multiprocessing": Multiprocessing, "spawn": Spawn}
