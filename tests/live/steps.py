@@ -129,7 +129,7 @@ def one_arena(context):
 
     def known():
         """False: the thread stood at no safe point."""
-        with tempfile.TemporaryDirectory() as folder, harness.Target(context.python, "sleep", prefix=ONE_ARENA) as target, \
+        with tempfile.TemporaryDirectory() as folder, harness.Target(context.python, "select", prefix=ONE_ARENA) as target, \
                 open("/proc/%d/mem" % target.pid, "rb", 0) as memory:
             def note():
                 memory.seek(libc_image(target.pid) + offset)
@@ -223,7 +223,7 @@ def loader_ends(context):
     def ended():
         """False: it was held for too long already when the launcher had dozed."""
         stands = []
-        with harness.Target(context.python, "sleep", prefix=ONE_ARENA) as target:
+        with harness.Target(context.python, "select", prefix=ONE_ARENA) as target:
             with with_loader(context, target, (0, 8)) as launcher:
                 rewrite(target, ENDS)
                 procfs.wait_until(lambda: len(os.listdir("/proc/%d/task" % target.pid)) == 1, harness.PATIENCE, "it ends")
@@ -244,7 +244,7 @@ def loader_ends(context):
 
 
 def circles(context, prefix, codes, texts):
-    with harness.Target(context.python, "sleep", prefix=prefix) as target:
+    with harness.Target(context.python, "select", prefix=prefix) as target:
         with with_loader(context, target, codes) as launcher:
             rewrite(target, CIRCLE)
             result = launcher.result()
