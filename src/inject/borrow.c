@@ -351,7 +351,7 @@ int borrow_gone(const struct inject_plan *p, struct mp_failure *f)
 bool borrow_has_ended(const struct borrow *b)
 {
     struct proc_stat st;
-    return proc_stat_read(&st, b->plan->facts.pid, b->t.tid) < 0 || st.state == 'Z' || st.state == 'X';
+    return !proc_task_lives(b->plan->facts.pid, b->t.tid, &st);
 }
 
 /* 0 when the thread was refused since it ends: EPERM, too (kernel/ptrace.c, exit_state). */

@@ -45,7 +45,7 @@ bool progress_made(struct progress *p)
 {
     struct proc_stat st;
     uint64_t ran;
-    if (p->ran_ns == UINT64_MAX || proc_stat_read(&st, p->pid, p->tid) < 0 || strchr("ZXx", st.state))
+    if (p->ran_ns == UINT64_MAX || !proc_task_lives(p->pid, p->tid, &st))
         return true;
     if (strchr("SD", st.state) && !progress_may_be_within(p, st.state))
         return true;

@@ -499,7 +499,7 @@ int proc_children(pid_t pid, pid_t **ret_pids, size_t *ret_count)
     return 0;
 }
 
-static bool task_lives(pid_t pid, pid_t tid, struct proc_stat *ret)
+bool proc_task_lives(pid_t pid, pid_t tid, struct proc_stat *ret)
 {
     return proc_stat_read(ret, pid, tid) == 0 && ret->state != 'Z' && ret->state != 'X' && ret->state != 'x';
 }
@@ -516,7 +516,7 @@ static pid_t other_live_task(pid_t pid)
     if (r < 0)
         return r;
     for (i = 0; i < n; i++) {
-        if (!task_lives(pid, tids[i], &s) || (found > 0 && s.starttime >= oldest))
+        if (!proc_task_lives(pid, tids[i], &s) || (found > 0 && s.starttime >= oldest))
             continue;
         found = tids[i];
         oldest = s.starttime;
@@ -533,7 +533,7 @@ pid_t proc_live_task(pid_t pid)
     struct proc_stat s;
     pid_t found = -ESRCH;
     int i;
-    if (task_lives(pid, pid, &s))
+    if (proc_task_lives(pid, pid, &s))
         return pid;
     for (i = 0; i < LIVE_TASK_LOOKS && found == -ESRCH; i++) {
         found = other_live_task(pid);

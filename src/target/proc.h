@@ -49,6 +49,8 @@ struct proc_stat {
 int proc_stat_parse(struct proc_stat *ret, const char *text, size_t len) MP_MUST_CHECK;
 /* tid 0: the process (its leader). 0, -ESRCH, -EINVAL, another -errno. */
 int proc_stat_read(struct proc_stat *ret, pid_t pid, pid_t tid) MP_MUST_CHECK;
+/* Whether it is there, and no zombie; *ret as above. */
+bool proc_task_lives(pid_t pid, pid_t tid, struct proc_stat *ret);
 
 /* --- status --------------------------------------------------------------- */
 

@@ -82,6 +82,16 @@ static void faults(void)
         (void)*page;
 }
 
+static void is_made_at_once(void (*fn)(void), char state)
+{
+    pid_t pid = start(fn);
+    struct progress p;
+    comes_to(pid, state);
+    progress_begin(&p, pid, pid);
+    ck_assert(progress_made(&p));
+    end(pid);
+}
+
 static void stands_still(struct progress *p)
 {
     for (int i = 0; i < LOOKS; i++) {
@@ -121,12 +131,7 @@ END_TEST
 /* No signal wakes it, but it is in no malloc. */
 START_TEST(test_waits)
 {
-    pid_t pid = start(waits);
-    struct progress p;
-    comes_to(pid, 'D');
-    progress_begin(&p, pid, pid);
-    ck_assert(progress_made(&p));
-    end(pid);
+    is_made_at_once(waits, 'D');
 }
 END_TEST
 
@@ -166,12 +171,7 @@ END_TEST
 /* Nobody has asked for its exit code yet. */
 START_TEST(test_zombie)
 {
-    pid_t pid = start(ends);
-    struct progress p;
-    comes_to(pid, 'Z');
-    progress_begin(&p, pid, pid);
-    ck_assert(progress_made(&p));
-    end(pid);
+    is_made_at_once(ends, 'Z');
 }
 END_TEST
 
