@@ -38,6 +38,15 @@ def growth(agent, before):
     return None
 
 
+def growers(agent, before):
+    """A function's first call is the one whose USS is measured: so, as many functions."""
+    names = dict(globals())
+    for i in range(9):
+        exec(compile("def grower%d(): grower(100)" % i, __file__, "exec"), names)
+        names["grower%d" % i]()
+    return None
+
+
 # -- calm: statm is read now and then where nothing moves, and at every edge where it may ---
 
 def steady():
