@@ -6,6 +6,7 @@
 
 #include <capstone/capstone.h>
 #include <errno.h>
+#include <stdalign.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -20,7 +21,8 @@ enum {
     TEXT_CHUNK = 1 << 20,
     /* A libc has some 600 system calls in 2 MiB. One made up of nothing else must not keep us for hours. */
     TEXT_MAX = 64 << 20,
-    SYSCALLS_MAX = 1 << 14
+    SYSCALLS_MAX = 1 << 14,
+    SPARE_SIZE = 64 << 10 /* capstone 4.0.2 takes 20 KiB in all */
 };
 
 struct disasm {
@@ -30,20 +32,89 @@ struct disasm {
     void *ctx;
 };
 
+/* --- capstone's memory ------------------------------------------------------ *
+ * It writes to what malloc gives it without a look, in cs_open and in its first decoding
+ * (4.0.2: X86_global_init, make_id2insn). Where malloc gives nothing it has some of ours,
+ * and what was made of that is given up. One thread uses capstone. */
+
+static struct {
+    alignas(max_align_t) char room[SPARE_SIZE];
+    size_t used;
+    unsigned blocks; /* not given back */
+    bool lent;
+} spare;
+
+static void *spare_lend(size_t size)
+{
+    void *p = spare.room + spare.used;
+    size = (size + alignof(max_align_t) - 1) / alignof(max_align_t) * alignof(max_align_t);
+    spare.lent = true;
+    if (size > SPARE_SIZE - spare.used)
+        return NULL;
+    spare.used += size;
+    spare.blocks++;
+    return p;
+}
+
+static bool is_spare(const void *p)
+{
+    return (uintptr_t)p - (uintptr_t)spare.room < SPARE_SIZE;
+}
+
+static void *capstone_malloc(size_t size)
+{
+    void *p = malloc(size);
+    return p ? p : spare_lend(size);
+}
+
+static void *capstone_calloc(size_t n, size_t size)
+{
+    void *p = calloc(n, size);
+    if (!p && (p = spare_lend(n * size)))
+        memset(p, 0, n * size);
+    return p;
+}
+
+static void *capstone_realloc(void *p, size_t size)
+{
+    return is_spare(p) ? NULL : realloc(p, size);
+}
+
+static void capstone_free(void *p)
+{
+    if (!is_spare(p))
+        free(p);
+    else if (--spare.blocks == 0)
+        spare.used = 0;
+}
+
+/* Has all made that is made only once, by decoding something. */
+static int capstone_open(struct disasm *d)
+{
+    static const cs_opt_mem memory = {capstone_malloc, capstone_calloc, capstone_realloc, capstone_free, vsnprintf};
+    static const uint8_t nop = 0x90;
+    const uint8_t *code = &nop;
+    size_t size = sizeof(nop);
+    uint64_t at = 0;
+    spare.lent = false;
+    cs_option(0, CS_OPT_MEM, (size_t)&memory);
+    if (cs_open(CS_ARCH_X86, CS_MODE_64, &d->cs) != CS_ERR_OK)
+        return -ENOMEM;
+    cs_option(d->cs, CS_OPT_DETAIL, CS_OPT_ON);
+    d->insn = cs_malloc(d->cs);
+    if (!d->insn || !cs_disasm_iter(d->cs, &code, &size, &at, d->insn))
+        return -ENOMEM;
+    return spare.lent ? -ENOMEM : 0;
+}
+
 struct disasm *disasm_new(disasm_read_fn read, void *ctx)
 {
     struct disasm *d = calloc(1, sizeof(*d));
     if (!d)
         return NULL;
-    if (cs_open(CS_ARCH_X86, CS_MODE_64, &d->cs) != CS_ERR_OK) {
-        free(d);
-        return NULL;
-    }
-    cs_option(d->cs, CS_OPT_DETAIL, CS_OPT_ON);
-    d->insn = cs_malloc(d->cs);
     d->read = read;
     d->ctx = ctx;
-    if (!d->insn) {
+    if (capstone_open(d) < 0) {
         disasm_free(d);
         return NULL;
     }
@@ -56,7 +127,8 @@ void disasm_free(struct disasm *d)
         return;
     if (d->insn)
         cs_free(d->insn, 1);
-    cs_close(&d->cs);
+    if (d->cs)
+        cs_close(&d->cs);
     free(d);
 }
 

@@ -217,6 +217,70 @@ START_TEST(test_before)
 }
 END_TEST
 
+/* The Makefile has disasm.o's malloc and calloc come here. */
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t n, size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t n, size_t size);
+static unsigned allocations, refused_from, refused_to;
+
+static bool is_refused(void)
+{
+    allocations++;
+    return refused_from <= allocations && allocations <= refused_to;
+}
+
+void *__wrap_malloc(size_t size)
+{
+    return is_refused() ? NULL : __real_malloc(size);
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+    return is_refused() ? NULL : __real_calloc(n, size);
+}
+
+/* How many allocations a new one made, with some of them refused; ret: it came to be. */
+static unsigned count_refusing(unsigned from, unsigned to, bool *ret)
+{
+    struct fake f;
+    struct disasm *d;
+    struct disasm_value v = {0};
+    unsigned made;
+    int r = 0;
+    allocations = 0;
+    refused_from = from;
+    refused_to = to;
+    d = over(&f, BYTES("\x48\x8d\x05\xf9\xff\x00\x00\xc3"));
+    made = allocations;
+    if (d)
+        r = disasm_eval(d, CODE, &v);
+    *ret = d != NULL;
+    refused_to = 0;
+    disasm_free(d);
+    ck_assert_uint_eq(allocations, made); /* what is made at the first use was there */
+    ck_assert(!*ret || (r == 0 && v.value == DATA));
+    return made;
+}
+
+/* capstone writes to what it gets without a look. */
+START_TEST(test_no_memory)
+{
+    bool made;
+    unsigned n, round, all = count_refusing(0, 0, &made);
+    ck_assert(made && all > 3);
+    for (round = 0; round < 20; round++)
+        for (n = 1; n <= all; n++) {
+            count_refusing(n, n, &made);
+            ck_assert_msg(!made, "made without allocation %u", n);
+            count_refusing(n, ~0u, &made);
+            ck_assert_msg(!made, "made without those from %u on", n);
+        }
+    count_refusing(0, 0, &made);
+    ck_assert(made);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("disasm");
@@ -230,6 +294,7 @@ int main(void)
     tcase_add_test(t, test_search_large);
     tcase_add_test(t, test_one);
     tcase_add_test(t, test_before);
+    tcase_add_test(t, test_no_memory);
     suite_add_tcase(s, t);
     srunner_run_all(r, CK_NORMAL);
     failed = srunner_ntests_failed(r);
