@@ -25,6 +25,10 @@ struct point {
     unsigned passed;
 };
 
+struct action {
+    char text[16];
+};
+
 /* Passed by one thread at a time: the main thread waits for the tracing one. */
 static struct point points[POINTS_MAX];
 static atomic_uint allocations;
@@ -42,24 +46,38 @@ static void note(const char *path, const char *name, int kind, unsigned n)
     close(fd);
 }
 
-/* What follows the passage in $MEMPULSE_FAULT: ":kill", "+:enomem"; NULL: it is not this one.
- * The first that is one is told. */
-static const char *asked(const char *name, int kind, unsigned n)
+/* What follows the passage in one that is asked for: ":kill", "+:enomem"; NULL: it is another. */
+static const char *asked_in(const char *spec, const char *head, unsigned n)
 {
-    const char *spec = getenv("MEMPULSE_FAULT");
-    char head[64];
     char *end;
     unsigned from;
-    int len = snprintf(head, sizeof head, "%s-%d#", name, kind);
 
-    if (!spec || strncmp(spec, head, (size_t)len))
+    if (strncmp(spec, head, strlen(head)))
         return NULL;
-    from = (unsigned)strtoul(spec + len, &end, 10);
+    from = (unsigned)strtoul(spec + strlen(head), &end, 10);
     if (n != from && (n < from || *end != '+'))
         return NULL;
-    if (!atomic_flag_test_and_set(&told))
-        note(getenv("MEMPULSE_FAULT_FIRED"), name, kind, n);
-    return end;
+    return end + (*end == '+');
+}
+
+/* The action at this passage: ":kill"; "": none. The first that comes true is told. */
+static struct action asked(const char *name, int kind, unsigned n)
+{
+    struct action action = {""};
+    const char *spec = getenv("MEMPULSE_FAULT"), *found = NULL;
+    char head[64];
+
+    snprintf(head, sizeof head, "%s-%d#", name, kind);
+    while (spec && !(found = asked_in(spec, head, n))) {
+        spec = strchr(spec, ',');
+        spec += spec != NULL;
+    }
+    if (found) {
+        snprintf(action.text, sizeof action.text, "%.*s", (int)strcspn(found, ","), found);
+        if (!atomic_flag_test_and_set(&told))
+            note(getenv("MEMPULSE_FAULT_FIRED"), name, kind, n);
+    }
+    return action;
 }
 
 static unsigned pass(const char *name, int kind)
@@ -104,12 +122,12 @@ static const struct {
 int fault_point(const char *name, int kind)
 {
     unsigned n = pass(name, kind);
+    struct action asked_for;
     const char *action;
 
     note(getenv("MEMPULSE_FAULT_LIST"), name, kind, n);
-    action = asked(name, kind, n);
-    if (!action)
-        return 0;
+    asked_for = asked(name, kind, n);
+    action = asked_for.text;
     if (!strcmp(action, ":kill"))
         kill(getpid(), SIGKILL);
     if (!strcmp(action, ":stop"))
@@ -138,7 +156,7 @@ static int refused(void)
 {
     if (!started)
         return 0;
-    return asked("malloc", 0, atomic_fetch_add(&allocations, 1) + 1) != NULL;
+    return *asked("malloc", 0, atomic_fetch_add(&allocations, 1) + 1).text;
 }
 
 void *__real_malloc(size_t size);

@@ -2,7 +2,8 @@
  * without MP_FAULTS has no code of it. `make campaign-faults` goes through all of them.
  *
  * $MEMPULSE_FAULT is NAME-KIND#N:ACTION: at the Nth passage of the point NAME of that
- * KIND (a ptrace request, a message type, 0).
+ * KIND (a ptrace request, a message type, 0); with N+ at all later ones, too. Two may be
+ * asked for, with a comma between them.
  *   kill    SIGKILL, to the whole launcher
  *   stop    SIGSTOP
  *   doze    half a second goes by, in this thread
@@ -11,7 +12,7 @@
  *   exit    SIGUSR1 to it, exec SIGUSR2, crash SIGSEGV: its handlers do that themselves, as
  *           those of tests/campaign/targets/helper.c; it may be at it when the step begins
  *   fail    the step fails with EIO, where its place heeds that
- *   enomem  malloc-0#N: that allocation fails; malloc-0#N+: that and all later ones
+ *   enomem  of malloc-0: that allocation fails
  * $MEMPULSE_FAULT_LIST names a file to which each passage is added as NAME-KIND#N, and at
  * the end malloc-0#COUNT. $MEMPULSE_FAULT_FIRED names one to which the first passage is added
  * at which the fault came true. */

@@ -87,12 +87,19 @@ static int find_in(pid_t pid, pid_t live, struct inject_agent *ret, struct mp_fa
 
 int inject_find_agent(pid_t pid, struct inject_agent *ret, struct mp_failure *f)
 {
-    pid_t live = proc_live_task(pid);
     struct gather g;
-    int r;
-    if (live < 0)
-        return gather_refusal(pid, live, f);
-    r = find_in(pid, live, ret, f);
+    int r = 0, i;
+    for (i = 0; i < PROC_LOOKS && r == 0; i++) {
+        struct mp_failure look = {0};
+        pid_t live = proc_live_task(pid);
+        r = live < 0 ? gather_refusal(pid, live, &look) : find_in(pid, live, ret, &look);
+        if (r <= 0 && live > 0 && proc_task_lost(pid, live))
+            r = 0;
+        else if (r == 0)
+            break;
+        else if (r < 0 && f)
+            *f = look;
+    }
     if (r != 0)
         return r;
     /* "None" must mean that we could have seen one: maps may be readable where
@@ -101,9 +108,8 @@ int inject_find_agent(pid_t pid, struct inject_agent *ret, struct mp_failure *f)
     return decide(&g.facts, DECIDE_ACCESS, f);
 }
 
-int inject_find_other(pid_t pid, int32_t agent_tid, struct inject_agent *ret)
+static int find_other_in(pid_t pid, pid_t live, int32_t agent_tid, struct inject_agent *ret)
 {
-    pid_t live = proc_live_task(pid);
     struct maps maps;
     raddr_t addr;
     struct ours_walk walk = {0};
@@ -120,6 +126,18 @@ int inject_find_other(pid_t pid, int32_t agent_tid, struct inject_agent *ret)
         found = 1;
     }
     maps_release(&maps);
+    return found;
+}
+
+int inject_find_other(pid_t pid, int32_t agent_tid, struct inject_agent *ret)
+{
+    int found = 0, i;
+    for (i = 0; i < PROC_LOOKS && !found; i++) {
+        pid_t live = proc_live_task(pid);
+        found = find_other_in(pid, live, agent_tid, ret);
+        if (!proc_task_lost(pid, live))
+            break;
+    }
     return found;
 }
 

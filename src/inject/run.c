@@ -257,7 +257,9 @@ static int run_undo(struct run *r, int err, const char *step)
     const char *left = NULL;
     bool gone = err == -ESRCH || r->borrow.remote.vanished;
     int bad = undo_run(&r->undo, &left);
-    gone = gone || borrow_has_ended(&r->borrow); /* killed in the midst of a call: its answer was no error's */
+    (void)FAULT_POINT("undone", 0);
+    /* Killed in the midst of a call: its answer was no error's. Or it ended by itself, once it was let go. */
+    gone = gone || (borrow_has_ended(&r->borrow) && (bad == 0 || borrow_changes(r->plan)));
     if (gone || (err == -EAGAIN && borrow_changes(r->plan))) /* clone(2) says that beside an exec (kernel/fork.c, copy_fs) */
         return borrow_gone(r->plan, r->f);
     if (bad == 0 && room_explain(step, r->plan->facts.pid, -err, r->f) < 0)

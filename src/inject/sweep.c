@@ -429,14 +429,17 @@ static int sweep_run(struct sweep *s, uint64_t *ret_pause_ns, struct mp_failure 
 /* What is ours in pid, and pid as it numbers itself. False when it can't be looked at. */
 static bool sweep_look(pid_t pid, struct ours *ret, pid_t *ret_live, pid_t *ret_inner)
 {
-    pid_t live = proc_live_task(pid);
     struct proc_status st;
-    struct maps maps;
-    if (live < 0 || proc_status_read(&st, pid, 0) < 0 || maps_read(&maps, live) < 0)
-        return false;
-    ours_find(ret, live, &maps);
-    maps_release(&maps);
-    *ret_live = live;
+    bool lost = true;
+    for (int i = 0; i < PROC_LOOKS && lost; i++) {
+        struct maps maps;
+        *ret_live = proc_live_task(pid);
+        if (*ret_live < 0 || proc_status_read(&st, pid, 0) < 0 || maps_read(&maps, *ret_live) < 0)
+            return false;
+        ours_find(ret, *ret_live, &maps);
+        maps_release(&maps);
+        lost = proc_task_lost(pid, *ret_live);
+    }
     *ret_inner = st.ns_pid ? st.ns_pid : st.pid;
     return true;
 }

@@ -22,7 +22,6 @@
 
 #define DEPART_NS 100000000ull
 
-#define TAKES_MAX 10
 
 struct thread {
     pid_t tid;
@@ -85,6 +84,8 @@ static int take_once(struct inject_snapshot *s, pid_t pid)
         r = maps_read(&s->maps, s->live);
     if (r == 0)
         r = proc_fds(s->live, &s->fds, &s->fd_count);
+    if (r == 0 && !proc_task_lives(pid, s->live, &st)) /* nothing is mapped for one that has ended */
+        r = -ESRCH;
     return r == -ENOENT ? -ESRCH : r;
 }
 
@@ -92,7 +93,7 @@ static int take_once(struct inject_snapshot *s, pid_t pid)
 static int take(struct inject_snapshot *s, pid_t pid)
 {
     int r = -ESRCH, i;
-    for (i = 0; i < TAKES_MAX && r == -ESRCH; i++) {
+    for (i = 0; i < PROC_LOOKS && r == -ESRCH; i++) {
         release(s);
         *s = (struct inject_snapshot){0};
         r = take_once(s, pid);
@@ -432,13 +433,18 @@ static void compare(struct inject_diff *ret, const struct inject_snapshot *b, co
 
 int inject_verify(pid_t pid, const struct inject_snapshot *before, struct inject_diff *ret, struct mp_failure *f)
 {
-    struct inject_snapshot now = {0};
-    int r = take(&now, pid);
-    if (r == 0 && before && before->starttime != now.starttime)
-        r = -ESRCH; /* another process has the number now */
-    if (r == 0)
-        compare(ret, before, &now);
-    release(&now);
+    bool lost = true;
+    int r = 0, i;
+    for (i = 0; i < PROC_LOOKS && lost; i++) {
+        struct inject_snapshot now = {0};
+        r = take(&now, pid);
+        if (r == 0 && before && before->starttime != now.starttime)
+            r = -ESRCH; /* another process has the number now */
+        if (r == 0)
+            compare(ret, before, &now);
+        lost = r == 0 && proc_task_lost(pid, now.live);
+        release(&now);
+    }
     if (r == -ESRCH)
         return mp_fail(f, MP_E_TARGET_EXITED, ESRCH, "process %d has exited", (int)pid);
     return r < 0 ? gather_refusal(pid, r, f) : 0;

@@ -526,7 +526,6 @@ static pid_t other_live_task(pid_t pid)
 }
 
 /* A list of threads that is read while one of them ends may lack others. */
-#define LIVE_TASK_LOOKS 10
 
 pid_t proc_live_task(pid_t pid)
 {
@@ -535,12 +534,18 @@ pid_t proc_live_task(pid_t pid)
     int i;
     if (proc_task_lives(pid, pid, &s))
         return pid;
-    for (i = 0; i < LIVE_TASK_LOOKS && found == -ESRCH; i++) {
+    for (i = 0; i < PROC_LOOKS && found == -ESRCH; i++) {
         found = other_live_task(pid);
         if (found == -ESRCH && (proc_stat_read(&s, pid, 0) < 0 || s.threads < 2))
             break;
     }
     return found;
+}
+
+bool proc_task_lost(pid_t pid, pid_t live)
+{
+    struct proc_stat s;
+    return !proc_task_lives(pid, live, &s) && proc_live_task(pid) > 0;
 }
 
 /* --- limits --------------------------------------------------------------- */

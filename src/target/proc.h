@@ -138,6 +138,11 @@ int proc_children(pid_t pid, pid_t **ret_pids, size_t *ret_count) MP_MUST_CHECK;
  * else the oldest that does. -ESRCH when there is none. */
 pid_t proc_live_task(pid_t pid) MP_MUST_CHECK;
 
+/* Whether what was read of pid through its task `live` may lack something: that has ended
+ * since, and pid lives on in another one, which is to be asked; PROC_LOOKS times at most. */
+bool proc_task_lost(pid_t pid, pid_t live);
+enum { PROC_LOOKS = 10 };
+
 struct proc_fd {
     int fd;
     char *target; /* where the link points: "/dev/null", "socket:[123]", "/memfd:x (deleted)" */

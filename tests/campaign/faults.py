@@ -219,7 +219,8 @@ class FaultLap(lap.Lap):
         while process.poll() is None and time.monotonic() < deadline:
             if procfs.state(process.pid) == "T":
                 time.sleep(seconds)  # not for readiness: the length is the test
-                stood = bool(procfs.standing(self.target.pid))
+                # One that runs again, as it is to, may hold a thread at this moment.
+                stood = bool(procfs.standing(self.target.pid)) and procfs.state(process.pid) == "T"
                 os.kill(process.pid, signal.SIGCONT)
                 return stood
             time.sleep(0.005)

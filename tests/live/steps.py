@@ -78,6 +78,18 @@ def execs(context):
             target.account = {}  # it has no last word
 
 
+def left_by_thread(context):
+    """What could not be taken back is told, though the thread that it was done in ends right after."""
+    told = 0
+    for _ in range(4):
+        with harness.Target(context.python, "main_ends_on_signal") as target:
+            result = faulty(context, target, "ptrace-%d#3+:fail,undone-0#1:exit" % PTRACE_SYSCALL)
+            told += "could not be taken back" in result.err
+            check(result.code == 9 and UNCHANGED not in result.err, "%s", result)
+            target.account = {}  # who would write it has ended
+    check(told, "no step failed: %s", result)
+
+
 def dies_in_sweep(context):
     """The target is killed while a leftover is swept: that is the cause, whatever step met it."""
     for point in ("ptrace-%d#1" % PTRACE_GETREGS, "ptrace-16900#1", "stop-0#1", "write-0#1"):
@@ -286,6 +298,7 @@ def tests(short):
         yield "step: resuming fails", resume_fails
         yield "step: the launcher is stopped", stopped
         yield "step: the target execs", execs
+        yield "step: the thread that could not be cleaned ends", left_by_thread
         yield "step: the region's place is used", displaced_region
         yield "step: malloc has one arena", one_arena
         yield "step: one arena, a thread that libc does not know", one_arena_uncounted

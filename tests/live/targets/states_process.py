@@ -107,4 +107,17 @@ class ExecsInThread(work.State):
         return checksum(i % work.PERIOD)
 
 
-STATES = {"kin": Kin, "execs_on_signal": ExecsOnSignal, "execs_in_thread": ExecsInThread, "fork": Fork, "fork_thread": ForkThread, "multiprocessing": Multiprocessing, "spawn": Spawn}
+class MainEndsOnSignal(work.State):
+    """SIGUSR1 has its first thread end; another one stays."""
+
+    def setup(self, control):
+        work.libc.getpid()  # what the handler needs is there
+        signal.signal(signal.SIGUSR1, lambda number, frame: work.libc.syscall(60, 0))  # exit
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+    def step(self, i):
+        time.sleep(0.2)
+        return checksum(i % work.PERIOD)
+
+
+STATES = {"kin": Kin, "main_ends_on_signal": MainEndsOnSignal, "execs_on_signal": ExecsOnSignal, "execs_in_thread": ExecsInThread, "fork": Fork, "fork_thread": ForkThread, "multiprocessing": Multiprocessing, "spawn": Spawn}
