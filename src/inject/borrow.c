@@ -33,7 +33,9 @@
 #define BORROW_EXEC_MS 20      /* in which an exec has given the process a live leader again */
 #define BORROW_TRY 4           /* candidates tried in one round */
 #define BORROW_STOP_NS 200000000ull /* for one thread to come to its stop */
-#define BORROW_CHANGE_MS 100    /* an exit or an exec that has begun shows within that */
+#define BORROW_CHANGE_MS 300   /* an exit or an exec that has begun shows within that, from the last SIGKILL */
+#define BORROW_KILLS_MS 2000   /* that is on its way, which is waited for for so long */
+#define BORROW_KILLS_STEP 10   /* between two looks, in ms */
 #define BORROW_UNSTICK_NS 50000 /* between two looks whether one that did not has done so since */
 
 struct borrow_candidate {
@@ -320,7 +322,10 @@ static int borrow_exited(const struct inject_plan *p, struct mp_failure *f)
 static pid_t borrow_live_later(const struct inject_plan *p)
 {
     pid_t live = proc_live_task(p->facts.pid);
-    for (int i = 0; i < BORROW_CHANGE_MS && live != -ENOMEM && borrow_same_program(p, live); i++) {
+    int end = BORROW_CHANGE_MS;
+    for (int i = 0; i < end && live != -ENOMEM && borrow_same_program(p, live); i++) {
+        if (i % BORROW_KILLS_STEP == 0 && i < BORROW_KILLS_MS && proc_kill_pending(p->facts.pid))
+            end = i + BORROW_CHANGE_MS;
         while (waitpid(-1, NULL, __WALL | __WNOTHREAD | WNOHANG) > 0)
             ; /* threads of its that we traced: an exec waits until each has been waited for (tracee_detach) */
         borrow_sleep_ms(1);

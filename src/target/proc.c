@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -540,6 +541,20 @@ pid_t proc_live_task(pid_t pid)
             break;
     }
     return found;
+}
+
+bool proc_kill_pending(pid_t pid)
+{
+    struct proc_status s;
+    bool pending = false;
+    pid_t *tids;
+    size_t i, n;
+    if (proc_tasks(pid, &tids, &n) < 0)
+        return false;
+    for (i = 0; i < n && !pending; i++)
+        pending = proc_status_read(&s, pid, tids[i]) == 0 && s.sig_pending >> (SIGKILL - 1) & 1;
+    free(tids);
+    return pending;
 }
 
 bool proc_task_lost(pid_t pid, pid_t live)

@@ -138,6 +138,9 @@ int proc_children(pid_t pid, pid_t **ret_pids, size_t *ret_count) MP_MUST_CHECK;
  * else the oldest that does. -ESRCH when there is none. */
 pid_t proc_live_task(pid_t pid) MP_MUST_CHECK;
 
+/* Whether SIGKILL is on its way to a task of pid's: it ends, or executes (kernel/signal.c, zap_other_threads). */
+bool proc_kill_pending(pid_t pid);
+
 /* Whether what was read of pid through its task `live` may lack something: that has ended
  * since, and pid lives on in another one, which is to be asked; PROC_LOOKS times at most. */
 bool proc_task_lost(pid_t pid, pid_t live);

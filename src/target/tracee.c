@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "base/fault.h"
+#include "target/proc.h"
 
 /* From linux/ptrace.h, which can't be included beside sys/ptrace.h. */
 #define TRACEE_O_SUSPEND_SECCOMP (1 << 21)
@@ -25,6 +26,7 @@
 #define TRACEE_GET_RSEQ 0x420f /* 5.13 */
 #define TRACEE_EVENT_STOP 128
 #define TRACEE_DEATH_NS 200000000ull /* for one that was killed; a core dump takes longer */
+#define TRACEE_LOOK_NS 2000000ull    /* between two looks whether one that is waited for is a zombie */
 
 struct tracee_peek {
     uint64_t off;
@@ -135,21 +137,42 @@ static void tracee_relax(uint64_t start_ns)
     nanosleep(&ts, NULL);
 }
 
+/* A first thread that was killed is told of only when all others of its process have been
+ * waited for (kernel/exit.c, wait_consider_task), of which one may be ours to wait for: a raw thread,
+ * for which the exec that killed both waits. */
+static bool tracee_is_zombie(const struct tracee *t)
+{
+    struct proc_stat st;
+    return proc_stat_read(&st, t->tid, 0) == 0 && st.state == 'Z';
+}
+
+/* 1 with an event, 0: none yet. */
+static int tracee_poll(struct tracee *t, struct tracee_stop *ret_stop)
+{
+    int status;
+    pid_t r = waitpid(t->tid, &status, __WALL | WNOHANG);
+    if (r == t->tid)
+        *ret_stop = tracee_classify(status);
+    else if (r < 0 && errno != EINTR) /* ECHILD: an exec took the thread away */
+        *ret_stop = (struct tracee_stop){.event = TRACEE_GONE};
+    else
+        return 0;
+    return 1;
+}
+
 int tracee_wait(struct tracee *t, uint64_t deadline_ns, struct tracee_stop *ret_stop)
 {
-    uint64_t start = clock_mono_ns();
-    for (;;) {
-        int status;
-        pid_t r = waitpid(t->tid, &status, __WALL | WNOHANG);
-        if (r == t->tid) {
-            *ret_stop = tracee_classify(status);
-            break;
+    uint64_t start = clock_mono_ns(), look = start + TRACEE_LOOK_NS, now;
+    while (!tracee_poll(t, ret_stop)) {
+        now = clock_mono_ns();
+        if (now >= look) {
+            look = now + TRACEE_LOOK_NS;
+            if (tracee_is_zombie(t) && !tracee_poll(t, ret_stop)) {
+                *ret_stop = (struct tracee_stop){.event = TRACEE_GONE};
+                break;
+            }
         }
-        if (r < 0 && errno != EINTR) { /* ECHILD: an exec took the thread away */
-            *ret_stop = (struct tracee_stop){.event = TRACEE_GONE};
-            break;
-        }
-        if (clock_mono_ns() >= deadline_ns)
+        if (now >= deadline_ns)
             return -ETIMEDOUT;
         tracee_relax(start);
     }

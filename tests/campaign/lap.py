@@ -39,6 +39,13 @@ REGION, THUNK_CODE = 182 * 4096, 4096  # MP_REGION_SIZE: in one piece, so nobody
 SETTLE_LOOKS = 100                  # of a worker, until LOOKS of them are the same
 LOOKS, LOOK_STEP = 5, 0.02          # a descriptor or thread of the target's own may be there for a moment
 TEXT_KEPT = 700
+
+
+def kept(text):
+    """Its beginning and its end: what was wrong, and what the target said."""
+    return text if len(text) < 3 * TEXT_KEPT else text[:2 * TEXT_KEPT] + "\n...\n" + text[-TEXT_KEPT:]
+
+
 THUNK = "two thunk pages stay mapped, inert: a frame entered through them has not returned yet"
 KEPT = ("interval", "tracer_kept", "lines_covered", "tracemalloc")  # what a target sees to at its end: an itimer, tracers
 WEIGHTS = {"inject": 8, "lines": 2, "kill": 2, "elsewhere": 2, "two": 1}  # of actions, where a state doesn't say which
@@ -204,7 +211,7 @@ class Lap:
         finally:
             for end in self.ends:
                 end()
-        fields = dict(sessions=done - notes, refused=refused, seconds=round(time.monotonic() - begin, 3), harms=[h[-3 * TEXT_KEPT:] for h in harms])
+        fields = dict(sessions=done - notes, refused=refused, seconds=round(time.monotonic() - begin, 3), harms=[kept(h) for h in harms])
         yield self.row("lap", **fields, **self.growth())
 
     def attempt(self):

@@ -69,6 +69,8 @@ def execs(context):
     the one that is held, and goes on only when its tracer has taken note of it."""
     cases = [("execs_on_signal", fault) for fault in ("go-0#1:exec", "send-64#1:exec", "stop-2#1:exec")]
     cases += [("execs_in_thread", "ptrace-%d#1:exec" % request) for request in (PTRACE_GETREGS, PTRACE_SETREGS, PTRACE_DETACH)]
+    # The first thread and the raw one are killed, both traced: the first is told of when the other has been waited for.
+    cases += [("execs_in_thread", "late-0#5:exec"), ("execs_in_thread", "ptrace-%d#5:exec" % PTRACE_SYSCALL)] * 4
     for state, fault in cases:
         with harness.Target(context.python, state) as target:
             result = faulty(context, target, fault)
