@@ -109,6 +109,8 @@ class FaultLap(lap.Lap):
         with self.started(self.target, MEMPULSE_FAULT_LIST=path) as launcher:
             result = launcher.result(lap.ANSWER)
         harness.check(result.code in UNHARMED, "%s", result)
+        if result.code:
+            harness.run(self.binary, "detach", "-p", self.target.pid, "--wait", "%ds" % lap.ANSWER).expect(0)
         self.leave_child()
         with open(path) as file:
             rows = [re.match(r"(\w+)-(-?\d+)#(\d+)$", line).groups() for line in file.read().splitlines()]
