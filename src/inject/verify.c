@@ -22,7 +22,6 @@
 
 #define DEPART_NS 100000000ull
 
-
 struct thread {
     pid_t tid;
     uint64_t blocked; /* signal mask */

@@ -527,7 +527,6 @@ static pid_t other_live_task(pid_t pid)
 }
 
 /* A list of threads that is read while one of them ends may lack others. */
-
 pid_t proc_live_task(pid_t pid)
 {
     struct proc_stat s;

@@ -324,9 +324,13 @@ START_TEST(test_zombie_leader)
     } while (live == child);
     ck_assert_int_gt(live, 0);
     ck_assert_int_ne(live, child);
+    ck_assert(proc_task_lost(child, child)); /* what it is asked for is empty */
+    ck_assert(!proc_task_lost(child, live));
+    ck_assert(!proc_kill_pending(child));
     ck_assert_int_eq(write(to_child[1], "x", 1), 1);
     ck_assert_int_eq(waitpid(child, NULL, 0), child);
     ck_assert_int_eq(proc_live_task(child), -ESRCH);
+    ck_assert(!proc_task_lost(child, live)); /* nothing lives on */
 }
 END_TEST
 
