@@ -107,10 +107,10 @@ $(BUILD)/loader.bin: $(BUILD)/loader.elf
 	objcopy -O binary $< $@
 
 # Unit tests (Check). Each is a program of its own.
-$(BUILD)/unit/test_disasm: LDFLAGS += -Wl,--wrap=malloc,--wrap=calloc
+$(BUILD)/unit/test_disasm: WRAP = -Wl,--wrap=malloc,--wrap=calloc
 $(BUILD)/unit/%: tests/unit/%.c $(BUILD)/libmempulse.a | deps
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(SAN) $(LAUNCHER_CFLAGS) -iquote tests/unit -iquote payload -o $@ $< $(BUILD)/libmempulse.a $(LDFLAGS) \
+	$(CC) $(CFLAGS) $(SAN) $(LAUNCHER_CFLAGS) -iquote tests/unit -iquote payload -o $@ $< $(BUILD)/libmempulse.a $(LDFLAGS) $(WRAP) \
 	  $$(pkg-config --libs check) $(LIBS)
 
 unit: $(UNIT_BIN)
