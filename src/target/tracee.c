@@ -146,8 +146,8 @@ static bool tracee_is_zombie(const struct tracee *t)
     return proc_stat_read(&st, t->tid, 0) == 0 && st.state == 'Z';
 }
 
-/* 1 with an event, 0: none yet. */
-static int tracee_poll(struct tracee *t, struct tracee_stop *ret_stop)
+/* False: no event yet. */
+static bool tracee_poll(struct tracee *t, struct tracee_stop *ret_stop)
 {
     int status;
     pid_t r = waitpid(t->tid, &status, __WALL | WNOHANG);
@@ -156,8 +156,8 @@ static int tracee_poll(struct tracee *t, struct tracee_stop *ret_stop)
     else if (r < 0 && errno != EINTR) /* ECHILD: an exec took the thread away */
         *ret_stop = (struct tracee_stop){.event = TRACEE_GONE};
     else
-        return 0;
-    return 1;
+        return false;
+    return true;
 }
 
 int tracee_wait(struct tracee *t, uint64_t deadline_ns, struct tracee_stop *ret_stop)
@@ -167,8 +167,9 @@ int tracee_wait(struct tracee *t, uint64_t deadline_ns, struct tracee_stop *ret_
         now = clock_mono_ns();
         if (now >= look) {
             look = now + TRACEE_LOOK_NS;
-            if (tracee_is_zombie(t) && !tracee_poll(t, ret_stop)) {
-                *ret_stop = (struct tracee_stop){.event = TRACEE_GONE};
+            if (tracee_is_zombie(t)) {
+                if (!tracee_poll(t, ret_stop))
+                    *ret_stop = (struct tracee_stop){.event = TRACEE_GONE};
                 break;
             }
         }

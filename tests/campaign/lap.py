@@ -39,17 +39,15 @@ REGION, THUNK_CODE = 182 * 4096, 4096  # MP_REGION_SIZE: in one piece, so nobody
 SETTLE_LOOKS = 100                  # of a worker, until LOOKS of them are the same
 LOOKS, LOOK_STEP = 5, 0.02          # a descriptor or thread of the target's own may be there for a moment
 TEXT_KEPT = 700
+THUNK = "two thunk pages stay mapped, inert: a frame entered through them has not returned yet"
+KEPT = ("interval", "tracer_kept", "lines_covered", "tracemalloc")  # what a target sees to at its end: an itimer, tracers
+WEIGHTS = {"inject": 8, "lines": 2, "kill": 2, "elsewhere": 2, "two": 1}  # of actions, where a state doesn't say which
+libc = ctypes.CDLL(None)
 
 
 def kept(text):
     """Its beginning and its end: what was wrong, and what the target said."""
     return text if len(text) < 3 * TEXT_KEPT else text[:2 * TEXT_KEPT] + "\n...\n" + text[-TEXT_KEPT:]
-
-
-THUNK = "two thunk pages stay mapped, inert: a frame entered through them has not returned yet"
-KEPT = ("interval", "tracer_kept", "lines_covered", "tracemalloc")  # what a target sees to at its end: an itimer, tracers
-WEIGHTS = {"inject": 8, "lines": 2, "kill": 2, "elsewhere": 2, "two": 1}  # of actions, where a state doesn't say which
-libc = ctypes.CDLL(None)
 
 
 def die_with_us(nice=0):
