@@ -12,13 +12,14 @@ SESSION = ("-d", "1ms", "--timeout", "5s", "-o", os.devnull)
 UNCHANGED = "nothing in the target was changed"
 CLEAN = "nothing left behind"
 NOTHING = "nothing of mempulse is there"
+FEW = 40  # a detach makes 90 to 270, by how often it has to look again; an inject more
 
 
 def allocations(path):
     """How many a run has made."""
     with open(path) as file:
         count = [int(line.partition("#")[2]) for line in file if line.startswith("malloc-")][-1]
-    check(count > 100, "%d allocations are few", count)
+    check(count > FEW, "only %d allocations: the list is not whole", count)
     return count
 
 
