@@ -110,6 +110,20 @@ static bool detach_busy(const struct mp_failure *f)
     return f->code == MP_E_NO_THREAD || f->code == MP_E_NO_SAFE_POINT;
 }
 
+/* What an exec took away meanwhile needs no cure, nor has its program an interpreter for one. */
+static int detach_cure(struct detach *d, struct mp_failure *f)
+{
+    struct mp_failure cure = {0}, look = {0};
+    struct inject_diff now;
+    int n = residue_cure(&d->talk, d->pid, d->timeout_ns, &cure);
+
+    if (n == -MP_E_NOT_PYTHON && inject_verify(d->pid, d->before, &now, &look) == 0 && now.clean)
+        return 0;
+    if (n < 0)
+        *f = cure;
+    return n;
+}
+
 /* Retries for what can't go at once: a frame that still runs through a thunk. A thunk
  * with nothing inside that the sweep does not dare to unmap, because some word in the
  * target looks like a pointer to it, is taken out by an agent that holds the GIL and
@@ -139,7 +153,7 @@ static int detach_retry(struct detach *d, struct mp_failure *f)
         if ((!d->cured || clock_mono_ns() < deadline) &&
             (inject_idle_thunks(d->pid) > 0 || inject_copies(d->pid) > 0)) {
             d->cured = true;
-            n = residue_cure(&d->talk, d->pid, d->timeout_ns, f);
+            n = detach_cure(d, f);
             if (n < 0)
                 return n;
             d->changed = true;
@@ -177,7 +191,7 @@ static int detach_do(struct detach *d, struct mp_failure *f)
     if (d->asked)
         n = residue_detach(&d->talk, d->pid, &d->agent, d->timeout_ns, f);
     else
-        n = residue_cure(&d->talk, d->pid, d->timeout_ns, f);
+        n = detach_cure(d, f);
     if (n)
         return n;
     d->changed = true;

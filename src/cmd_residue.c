@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/fault.h"
 
 #define POLL_STEP_MS 2
 #define CURE_CLEAN_MS 2000u
@@ -101,8 +102,10 @@ int residue_cure(const struct talk *t, pid_t pid, uint64_t timeout_ns, struct mp
     uint64_t deadline = clock_mono_ns() + timeout_ns, pause_ns = 0;
     struct session s;
     struct inject_diff diff;
-    int err = session_plan(&s, pid, t->log, f);
+    int err;
 
+    (void)FAULT_POINT("cure", 0);
+    err = session_plan(&s, pid, t->log, f);
     if (!err)
         err = session_open(&s, &o, deadline, -1, t, f);
     if (!err)

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/fault.h"
 #include "inject/gather.h"
 #include "inject/inject.h"
 #include "inject/ours.h"
@@ -91,7 +92,8 @@ int inject_find_agent(pid_t pid, struct inject_agent *ret, struct mp_failure *f)
     int r = 0, i;
     for (i = 0; i < PROC_LOOKS && r == 0; i++) {
         struct mp_failure look = {0};
-        pid_t live = proc_live_task(pid);
+        int fault = FAULT_POINT("find", 0);
+        pid_t live = fault < 0 ? fault : proc_live_task(pid);
         r = live < 0 ? gather_refusal(pid, live, &look) : find_in(pid, live, ret, &look);
         if (r <= 0 && live > 0 && proc_task_lost(pid, live))
             r = 0;
@@ -191,7 +193,10 @@ int inject_request_detach(pid_t pid, const struct inject_agent *a, struct mp_fai
         return gather_refusal(pid, r, f);
     if (!a->alive)
         return mp_fail(f, MP_E_RESIDUE, 0, "the agent in process %d does not run any more", (int)pid);
-    r = mem_write(live, a->control_addr + offsetof(struct mp_control, detach_request), &now, sizeof(now));
+    r = FAULT_POINT("leave", 0);
+    if (r == 0)
+        r = mem_write(live, a->control_addr + offsetof(struct mp_control, detach_request), &now, sizeof(now));
+    (void)FAULT_POINT("leave", 1);
     if (r == -EFAULT) /* between the two */
         return fail_left(pid, f);
     return r < 0 ? gather_refusal(pid, r, f) : 0;
@@ -209,7 +214,10 @@ int inject_ack_detach(pid_t pid, const struct inject_agent *a)
     r = ours_read_control(live, a->control_addr, &c);
     if (r < 0 || c.agent_tid != a->control.agent_tid)
         return 0;
-    r = mem_write(live, a->control_addr + offsetof(struct mp_control, detach_ack), &now, sizeof(now));
+    r = FAULT_POINT("leave", 2);
+    if (r == 0)
+        r = mem_write(live, a->control_addr + offsetof(struct mp_control, detach_ack), &now, sizeof(now));
+    (void)FAULT_POINT("leave", 3);
     return r == -EPERM ? -(int)MP_E_EPERM : 0;
 }
 

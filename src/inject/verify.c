@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/utf8.h"
 #include "inject/gather.h"
 #include "inject/inject.h"
@@ -105,7 +106,8 @@ static int take(struct inject_snapshot *s, pid_t pid)
 int inject_snapshot_take(struct inject_snapshot **ret, pid_t pid, struct mp_failure *f)
 {
     struct inject_snapshot *s = calloc(1, sizeof(*s));
-    int r = s ? take(s, pid) : -ENOMEM;
+    int fault = FAULT_POINT("verify", 0);
+    int r = !s ? -ENOMEM : fault < 0 ? fault : take(s, pid);
     if (r < 0) {
         inject_snapshot_free(s);
         return gather_refusal(pid, r, f);
@@ -436,7 +438,8 @@ int inject_verify(pid_t pid, const struct inject_snapshot *before, struct inject
     int r = 0, i;
     for (i = 0; i < PROC_LOOKS && lost; i++) {
         struct inject_snapshot now = {0};
-        r = take(&now, pid);
+        int fault = FAULT_POINT("verify", 1);
+        r = fault < 0 ? fault : take(&now, pid);
         if (r == 0 && before && before->starttime != now.starttime)
             r = -ESRCH; /* another process has the number now */
         if (r == 0)

@@ -80,6 +80,26 @@ def execs(context):
             target.account = {}  # it has no last word
 
 
+def execs_in_cure(context):
+    """What an exec takes away while a cure is on its way needs none, though its program has no Python."""
+    with harness.Target(context.python, "kin_execs") as target:
+        with harness.Launcher(context.binary, "inject", "-p", target.pid, "-o", os.devnull) as launcher:
+            launcher.wait_attached()
+            child = target.ask("fork")["child"]
+            launcher.signal(signal.SIGINT)
+            launcher.result()
+        check(procfs.ours(child), "nothing was copied")
+        with harness.Launcher(harness.faulty(), "detach", "-p", child, env=dict(os.environ, MEMPULSE_FAULT="cure-0#1:stop")) as launcher:
+            procfs.wait_until(lambda: procfs.state(launcher.process.pid) == "T", harness.PATIENCE, "the cure begins")
+            os.kill(child, signal.SIGUSR2)
+            procfs.wait_until(lambda: procfs.read(child, "comm") == "sleep\n", harness.PATIENCE, "it sleeps")
+            launcher.signal(signal.SIGCONT)
+            result = launcher.result().expect(0)
+        check("nothing left behind" in result.out, "%s", result)
+        os.kill(child, signal.SIGKILL)
+        target.check_untouched()
+
+
 def left_by_thread(context):
     """What could not be taken back is told, though the thread that it was done in ends right after."""
     told = 0
@@ -300,6 +320,7 @@ def tests(short):
         yield "step: resuming fails", resume_fails
         yield "step: the launcher is stopped", stopped
         yield "step: the target execs", execs
+        yield "step: the target execs when it is to be cured", execs_in_cure
         yield "step: the thread that could not be cleaned ends", left_by_thread
         yield "step: the region's place is used", displaced_region
         yield "step: malloc has one arena", one_arena

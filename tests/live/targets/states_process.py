@@ -65,6 +65,10 @@ class Spawn(work.State):
         return checksum(out)
 
 
+def execute(number, frame):
+    os.execv("/bin/sleep", ["sleep", "60"])
+
+
 class Kin(work.State):
     """Forks on command. The child works on, for as long as this process lives, and is told nothing."""
 
@@ -83,11 +87,18 @@ class Kin(work.State):
         return True
 
 
+class KinExecs(Kin):
+    """SIGUSR2 has it, or a child, execute another program."""
+
+    def setup(self, control):
+        signal.signal(signal.SIGUSR2, execute)
+
+
 class ExecsOnSignal(Fib):
     """SIGUSR2 has it execute another program."""
 
     def setup(self, control):
-        signal.signal(signal.SIGUSR2, lambda number, frame: os.execv("/bin/sleep", ["sleep", "60"]))
+        signal.signal(signal.SIGUSR2, execute)
 
 
 class ExecsInThread(work.State):
@@ -120,4 +131,4 @@ class MainEndsOnSignal(work.State):
         return checksum(i % work.PERIOD)
 
 
-STATES = {"kin": Kin, "main_ends_on_signal": MainEndsOnSignal, "execs_on_signal": ExecsOnSignal, "execs_in_thread": ExecsInThread, "fork": Fork, "fork_thread": ForkThread, "multiprocessing": Multiprocessing, "spawn": Spawn}
+STATES = {"kin": Kin, "kin_execs": KinExecs, "main_ends_on_signal": MainEndsOnSignal, "execs_on_signal": ExecsOnSignal, "execs_in_thread": ExecsInThread, "fork": Fork, "fork_thread": ForkThread, "multiprocessing": Multiprocessing, "spawn": Spawn}
