@@ -162,10 +162,14 @@ static int live_open_output(struct live *l, struct mp_failure *f)
 static int live_thread(struct live *l, struct mp_options *agent, struct mp_failure *f)
 {
     struct proc_status st;
+    int r;
 
     if (!l->o->thread)
         return 0;
-    if (proc_status_read(&st, l->o->pid, (pid_t)l->o->thread))
+    r = proc_status_read(&st, l->o->pid, (pid_t)l->o->thread);
+    if (r == -ENOMEM)
+        return mp_fail(f, MP_E_INTERNAL, ENOMEM, "out of memory");
+    if (r)
         return mp_fail(f, MP_E_ESRCH, 0, "process %d has no thread %ld", (int)l->o->pid, l->o->thread);
     agent->thread = st.ns_pid ? st.ns_pid : (int32_t)l->o->thread;
     return 0;

@@ -259,7 +259,7 @@ int session_wait_clean(struct session *s, unsigned timeout_ms, struct inject_dif
         if (n != 0)
             return n;
         if (s->hello.tid && inject_session_gone(s->pid, s->inj.region_base, s->hello.tid)) {
-            if (inject_find_other(s->pid, s->hello.tid, &other))
+            if (inject_find_other(s->pid, s->hello.tid, &other) > 0)
                 return SESSION_SUCCEEDED;
             if (ret_diff->regions)
                 return SESSION_STRAY;
@@ -310,8 +310,9 @@ static int session_yield(struct session *s, struct mp_failure *f)
 {
     uint64_t end = clock_mono_ns() + RIVAL_WAIT_NS;
     struct inject_agent other;
+    int n;
 
-    while (inject_find_other(s->pid, s->hello.tid, &other)) {
+    while ((n = inject_find_other(s->pid, s->hello.tid, &other)) > 0) {
         uint32_t state = other.control.state;
 
         if (state == MP_STATE_HOOKING || state == MP_STATE_HOOKED ||
@@ -319,7 +320,7 @@ static int session_yield(struct session *s, struct mp_failure *f)
             return mp_fail(f, MP_E_BUSY_MEMPULSE, 0, "another mempulse has injected into process %d meanwhile", (int)s->pid);
         poll(NULL, 0, RIVAL_STEP_MS); /* a bounded deadline loop: another process's memory gives no event */
     }
-    return 0;
+    return n < 0 ? mp_fail(f, MP_E_INTERNAL, -n, "out of memory") : 0;
 }
 
 /* Sends the options; the socket is empty, so they fit. */

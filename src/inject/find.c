@@ -12,30 +12,35 @@
 #include "target/mem.h"
 #include "target/proc.h"
 
-/* Whether a thread of pid has this id in the process's own pid namespace. */
-static bool has_thread(pid_t pid, pid_t inner)
+/* Whether a thread of pid has this id in the process's own pid namespace: 1, 0, or -ENOMEM,
+ * which says nothing of it. */
+static int has_thread(pid_t pid, pid_t inner)
 {
     pid_t *tids;
     size_t i, n;
-    bool found = false;
-    if (inner <= 0 || proc_tasks(pid, &tids, &n) < 0)
-        return false;
+    int found = 0, r = inner > 0 ? proc_tasks(pid, &tids, &n) : -ESRCH;
+    if (r < 0)
+        return r == -ENOMEM ? r : 0;
     for (i = 0; i < n && !found; i++) {
         struct proc_status s;
-        found = proc_status_read(&s, pid, tids[i]) == 0 && s.state != 'Z' && s.state != 'X' &&
-                (s.ns_pid ? s.ns_pid : tids[i]) == inner;
+        r = proc_status_read(&s, pid, tids[i]);
+        if (r == -ENOMEM)
+            found = r;
+        else
+            found = r == 0 && s.state != 'Z' && s.state != 'X' && (s.ns_pid ? s.ns_pid : tids[i]) == inner;
     }
     free(tids);
     return found;
 }
 
 /* A forked child has its parent's pages and none of its threads; a thread of it
- * may by chance have the agent's number, but its own pid differs. */
-static bool is_alive(pid_t pid, const struct mp_control *c)
+ * may by chance have the agent's number, but its own pid differs. As has_thread. */
+static int is_alive(pid_t pid, const struct mp_control *c)
 {
     struct proc_status s;
-    if (proc_status_read(&s, pid, 0) < 0 || (s.ns_pid ? s.ns_pid : s.pid) != c->pid)
-        return false;
+    int r = proc_status_read(&s, pid, 0);
+    if (r < 0 || (s.ns_pid ? s.ns_pid : s.pid) != c->pid)
+        return r == -ENOMEM ? r : 0;
     return has_thread(pid, c->agent_tid);
 }
 
@@ -49,12 +54,15 @@ static int fail_abi(pid_t pid, const struct mp_control *c, struct mp_failure *f)
 static int read_agent(pid_t pid, pid_t live, raddr_t at, struct inject_agent *ret)
 {
     struct inject_agent a = {.control_addr = at};
-    int r = ours_read_control(live, at, &a.control);
+    int r = ours_read_control(live, at, &a.control), alive;
     if (r == -ENOENT || r == -EFAULT)
         return 0;
     if (r < 0 && r != -EPROTONOSUPPORT)
         return r;
-    a.alive = is_alive(pid, &a.control);
+    alive = is_alive(pid, &a.control);
+    if (alive < 0) /* one that lives would be taken for a leftover */
+        return alive;
+    a.alive = alive;
     *ret = a;
     return r < 0 ? r : 1;
 }
@@ -115,17 +123,16 @@ static int find_other_in(pid_t pid, pid_t live, int32_t agent_tid, struct inject
     struct maps maps;
     raddr_t addr;
     struct ours_walk walk = {0};
-    int found = 0;
-    if (live < 0 || maps_read(&maps, live) < 0)
-        return 0;
+    int found = 0, r = live < 0 ? live : maps_read(&maps, live);
+    if (r < 0)
+        return r == -ENOMEM ? r : 0;
     while (!found && ours_next_control(live, &maps, &walk, &addr)) {
         struct inject_agent a = {.control_addr = addr};
         if (ours_read_control(live, addr, &a.control) < 0 || a.control.agent_tid == agent_tid ||
-            a.control.state >= MP_STATE_GONE || !is_alive(pid, &a.control))
+            a.control.state >= MP_STATE_GONE || (found = is_alive(pid, &a.control)) <= 0)
             continue;
         a.alive = true;
         *ret = a;
-        found = 1;
     }
     maps_release(&maps);
     return found;
@@ -158,7 +165,7 @@ bool inject_agent_at_work(pid_t pid, pid_t live, const struct maps *m)
     for (i = 0; i < m->count; i++)
         images += is_image(&m->entry[i]);
     while (ours_next_control(live, m, &walk, &addr))
-        idle += ours_read_control(live, addr, &c) == 0 && (c.state >= MP_STATE_GONE || !is_alive(pid, &c));
+        idle += ours_read_control(live, addr, &c) == 0 && (c.state >= MP_STATE_GONE || is_alive(pid, &c) == 0);
     return idle < images;
 }
 
@@ -166,7 +173,7 @@ bool inject_session_gone(pid_t pid, uint64_t region_base, int32_t agent_tid)
 {
     struct mp_boot b;
     /* The region goes last, after thread and agent; its place may be another's by now. */
-    return !has_thread(pid, agent_tid) &&
+    return has_thread(pid, agent_tid) == 0 &&
            (inject_read_boot(pid, region_base, &b) < 0 || b.worker_tid != agent_tid);
 }
 

@@ -40,12 +40,14 @@ static bool have_sudo(void)
     return false;
 }
 
-static void gather_self(struct decide_facts *d)
+/* 0, or -ENOMEM. */
+static int gather_self(struct decide_facts *d)
 {
     struct proc_status me;
+    int r = proc_status_read(&me, getpid(), 0);
     d->my_uid = getuid();
     d->my_gid = getgid();
-    if (proc_status_read(&me, getpid(), 0) == 0) {
+    if (r == 0) {
         d->my_cap_permitted = me.cap_permitted;
         d->my_cap_effective = me.cap_effective;
         d->my_cap_bounding = me.cap_bounding;
@@ -56,6 +58,7 @@ static void gather_self(struct decide_facts *d)
     d->have_sudo = have_sudo();
     d->in_kubernetes = getenv("KUBERNETES_SERVICE_HOST") != NULL;
     d->in_container = access("/.dockerenv", F_OK) == 0 || access("/run/.containerenv", F_OK) == 0;
+    return r == -ENOMEM ? r : 0;
 }
 
 /* --- the process ------------------------------------------------------------ */
@@ -86,16 +89,18 @@ static void take_status(struct gather *g, const struct proc_status *s)
 
 /* A thread may be traced alone, or be the one with the shadow stack: any of them
  * counts. Seccomp may differ by thread too: the strictest mode is taken, and modes and
- * numbers of filters are compared. */
-static void gather_threads(struct gather *g)
+ * numbers of filters are compared. 0, or -ENOMEM. */
+static int gather_threads(struct gather *g)
 {
     pid_t *tids;
     size_t i, n;
-    if (proc_tasks(g->facts.pid, &tids, &n) < 0)
-        return;
-    for (i = 0; i < n; i++) {
+    int r = proc_tasks(g->facts.pid, &tids, &n);
+    if (r < 0)
+        return r == -ENOMEM ? r : 0;
+    for (i = 0; i < n && r != -ENOMEM; i++) {
         struct proc_status s;
-        if (proc_status_read(&s, g->facts.pid, tids[i]) < 0)
+        r = proc_status_read(&s, g->facts.pid, tids[i]);
+        if (r < 0)
             continue;
         g->facts.seccomp_differs |= s.seccomp != g->facts.seccomp || s.seccomp_filters != g->seccomp_filters;
         if (s.seccomp == 1 || (s.seccomp == 2 && g->facts.seccomp == 0))
@@ -105,6 +110,7 @@ static void gather_threads(struct gather *g)
             take_tracer(&g->facts, s.tracer);
     }
     free(tids);
+    return r == -ENOMEM ? r : 0;
 }
 
 /* One byte of its memory: the kernel asks the same of it as of PTRACE_SEIZE. */
@@ -151,9 +157,9 @@ void gather_process(struct gather *g, pid_t pid)
     struct decide_facts *d = &g->facts;
     struct proc_stat stat;
     struct proc_status status;
-    int r;
+    int r, short_of;
     *g = (struct gather){.facts.pid = pid};
-    gather_self(d);
+    short_of = gather_self(d);
     r = proc_stat_read(&stat, d->pid, 0);
     if (r == 0)
         r = proc_status_read(&status, d->pid, 0);
@@ -168,12 +174,17 @@ void gather_process(struct gather *g, pid_t pid)
     d->kernel_thread = (stat.flags & PROC_PF_KTHREAD) != 0;
     g->starttime = stat.starttime;
     take_status(g, &status);
-    gather_threads(g);
+    if (short_of == 0)
+        short_of = gather_threads(g);
     g->live = proc_live_task(d->pid);
-    d->exited = g->live < 0;
-    if (d->exited || d->kernel_thread)
+    d->exited = g->live < 0 && g->live != -ENOMEM;
+    if (g->live < 0 || d->kernel_thread) {
+        d->read_error = g->live == -ENOMEM ? -ENOMEM : short_of;
         return;
+    }
     gather_live(g);
+    if (short_of < 0)
+        d->read_error = short_of;
     if (d->read_error == 0)
         room_gather(&d->room, d->pid, g->live, &status);
 }

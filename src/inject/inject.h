@@ -73,8 +73,8 @@ int inject_find_agent(pid_t pid, struct inject_agent *ret, struct mp_failure *f)
 
 /* A living agent other than that of agent_tid (as the target numbers its threads) that
  * has not left the interpreter yet: 1 and *ret filled, 0 when there is none or it can't
- * be looked for. */
-int inject_find_other(pid_t pid, int32_t agent_tid, struct inject_agent *ret);
+ * be looked for, -ENOMEM. */
+int inject_find_other(pid_t pid, int32_t agent_tid, struct inject_agent *ret) MP_MUST_CHECK;
 
 /* Whether the mappings m of pid, of which live is a thread, hold an agent that is being
  * loaded, or lives and has not left the interpreter yet: one that may take a thunk. */

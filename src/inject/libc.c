@@ -191,12 +191,15 @@ static raddr_t search_module(struct view *v, struct view_module *m, search_fn se
     struct elf_segment s;
     raddr_t at;
     unsigned i;
+    int r = -ENOENT;
     if (!m || !view_elf(v, m))
         return 0;
-    for (i = 0; elf_segment(m->elf, i, &s) == 0; i++)
-        if ((s.flags & PF_X) && search(v->disasm, s.lo, s.hi, &at) == 0)
-            return at;
-    return 0;
+    for (i = 0; r != 0 && elf_segment(m->elf, i, &s) == 0; i++) {
+        if (s.flags & PF_X)
+            r = search(v->disasm, s.lo, s.hi, &at);
+        v->no_memory |= r == -ENOMEM;
+    }
+    return r == 0 ? at : 0;
 }
 
 static raddr_t search_libc(struct view *v, const struct libc_id *id, search_fn search)
@@ -268,6 +271,7 @@ bool libc_scan_tid(struct view *v, pid_t tid, uint32_t *ret_offset)
     unsigned char *buf = malloc(BLOCK);
     size_t i;
     bool found = false;
+    v->no_memory |= !buf;
     for (i = 0; buf && i < v->maps.count && !found; i++) {
         const struct maps_entry *e = &v->maps.entry[i];
         ssize_t n;

@@ -301,6 +301,10 @@ static int try_make(struct inject_plan **ret_plan, pid_t pid, FILE *log, struct 
     g.facts = &g.process.facts;
     r = make(&g, f);
     moved = r < 0 && libraries_moved(&g);
+    if (r < 0 && g.view.no_memory) { /* what it was refused for may be false */
+        *f = (struct mp_failure){0};
+        r = mp_fail(f, MP_E_INTERNAL, ENOMEM, "out of memory");
+    }
     view_close(&g.view);
     if (r < 0) {
         inject_plan_free(&g.box->plan);

@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "inject/borrow.h"
+#include "inject/gather.h"
 #include "inject/ours.h"
 #include "inject/suspects.h"
 #include "target/mem.h"
@@ -480,11 +481,9 @@ int inject_sweep(pid_t pid, FILE *log, uint64_t *ret_pause_ns, struct mp_failure
     struct sweep s = {.pid = pid, .log = log};
     *ret_pause_ns = 0;
     s.live = proc_live_task(pid);
-    if (s.live < 0)
-        return mp_fail(f, MP_E_ESRCH, 0, "there is no process %d", (int)pid);
-    int r = maps_read(&s.maps, s.live);
+    int r = s.live < 0 ? s.live : maps_read(&s.maps, s.live);
     if (r < 0)
-        return mp_fail(f, MP_E_EPERM, -r, "can't read the mappings of process %d", (int)pid);
+        return gather_refusal(pid, r, f);
     int ret = sweep_find(&s) > 0 ? sweep_run(&s, ret_pause_ns, f) : 0;
     maps_release(&s.maps);
     return ret;

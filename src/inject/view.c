@@ -60,6 +60,7 @@ struct elf *view_elf(struct view *v, struct view_module *m)
             elf_free(m->elf);
             m->elf = NULL;
         }
+        v->no_memory |= m->elf_error == -ENOMEM;
         if (m->elf_error < 0)
             view_log(v, "plan: %s cannot be read as ELF: %s", m->base, strerror(-m->elf_error));
     }

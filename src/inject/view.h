@@ -33,6 +33,7 @@ struct view {
     struct disasm *disasm;
     FILE *log;       /* -v text; may be NULL */
     uint64_t budget; /* what is left of VIEW_BUDGET */
+    bool no_memory;  /* for something that was asked: what is not found may be there */
     struct view_module *module;
     size_t count;
     struct view_module *exe;  /* the program, as the dynamic linker sees it; NULL: none could be told */
