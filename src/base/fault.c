@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #define POINTS_MAX 128
+#define FAULTS_MAX 2
 #define BURY_MS 200
 #define SELF_MS 2 /* it may be at it, or done, when the step begins */
 
@@ -32,7 +33,7 @@ struct action {
 /* Passed by one thread at a time: the main thread waits for the tracing one. */
 static struct point points[POINTS_MAX];
 static atomic_uint allocations;
-static atomic_flag told;
+static atomic_flag told[FAULTS_MAX];
 
 static void note(const char *path, const char *name, int kind, unsigned n)
 {
@@ -60,21 +61,23 @@ static const char *asked_in(const char *spec, const char *head, unsigned n)
     return end + (*end == '+');
 }
 
-/* The action at this passage: ":kill"; "": none. The first that comes true is told. */
+/* The action at this passage: ":kill"; "": none. The first time that each comes true is told. */
 static struct action asked(const char *name, int kind, unsigned n)
 {
     struct action action = {""};
     const char *spec = getenv("MEMPULSE_FAULT"), *found = NULL;
     char head[64];
+    int at = 0;
 
     snprintf(head, sizeof head, "%s-%d#", name, kind);
     while (spec && !(found = asked_in(spec, head, n))) {
         spec = strchr(spec, ',');
         spec += spec != NULL;
+        at++;
     }
     if (found) {
         snprintf(action.text, sizeof action.text, "%.*s", (int)strcspn(found, ","), found);
-        if (!atomic_flag_test_and_set(&told))
+        if (at < FAULTS_MAX && !atomic_flag_test_and_set(&told[at]))
             note(getenv("MEMPULSE_FAULT_FIRED"), name, kind, n);
     }
     return action;

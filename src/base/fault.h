@@ -15,7 +15,7 @@
  *   enomem  of malloc-0: that allocation fails
  * $MEMPULSE_FAULT_LIST names a file to which each passage is added as NAME-KIND#N, and at
  * the end malloc-0#COUNT. $MEMPULSE_FAULT_FIRED names one to which the first passage is added
- * at which the fault came true. */
+ * at which each of them came true. */
 #ifndef MP_FAULT_H
 #define MP_FAULT_H
 

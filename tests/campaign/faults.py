@@ -28,6 +28,10 @@ WAYS = (  # (way, state, what the interpreter must be): the points of each are d
     ("sweep", "fib", lambda i: True),
     ("cure", "kin", lambda i: True),
     ("lines", "select", lambda i: True),
+    ("inject", "framehook", lambda i: (3, 9) <= i.version < (3, 12)),  # another eval-frame function: NOTE
+    ("refused", "traced", lambda i: i.version < (3, 12)),  # the trace function is a debugger's: FAILED
+    ("governed", "fib", lambda i: True),  # GOVERN
+    ("lossy", "fib", lambda i: True),  # LOST
     ("output", "registers", lambda i: True),
 )
 REQUESTS = {0x4200: "setoptions", 0x4201: "geteventmsg", 0x4204: "getregset", 0x4206: "seize", 0x4207: "interrupt", 0x4209: "peeksiginfo",
@@ -36,6 +40,10 @@ REPEATED = 12        # passages of a point that are tried; stops for a safe poin
 ALLOCATIONS = 40     # of one session that are made to fail, evenly spread; each once, and from there on
 STOP_SECONDS = 0.3   # for a stop in the midst of an injection, when a thread of the target stands too
 DURATION = "30ms"    # of a session
+ONCE = ("lone_busy",)  # states that a session ends for good: each point has a target of its own
+OPTIONS = {"inject": (), "lines": ("--lines",), "refused": ("--lines",), "governed": ("--max-overhead", "0.01"),
+           "lossy": ("--depth", "0", "--max-overhead", "0")}  # of `inject`, by the way
+GOVERNED = "500ms"   # of a session: the governor's first windows are of 100 ms
 LAP_SECONDS = 60     # of a way; then it is another's turn
 SELF = ("exit", "exec", "crash")
 UNHARMED = (0, 10)   # without a fault: a thunk page may stay under a call that lasts
@@ -46,6 +54,7 @@ UNUSED = "ptrace-24#1:kill"  # after the thread was told to map a region, before
 SLICES = [collections.namedtuple("Slice", "name costly")(name, False) for name in ("fault points", "faults of the output")]
 
 Point = collections.namedtuple("Point", "name kind n action")
+SLOW_READER = Point("got", 7, 1, "doze")  # `lossy`: at the first records, for half a second; a ring is full by then
 
 
 def spell(point):
@@ -64,16 +73,16 @@ class FaultLap(lap.Lap):
 
     def __init__(self, *args, **options):
         self.way = options.pop("way", "inject")
-        self.points, self.fired, self.child = None, None, None
+        self.points, self.fired, self.child, self.passed = None, None, None, collections.Counter()
         super().__init__(*args, **options)
 
     # --- what is done to a target, and meets the fault ----------------------------------------
 
     def words(self, target):
         """The command, when all that it needs is there."""
-        if self.way in ("inject", "lines"):
-            return ("inject", "-p", target.pid, "-d", DURATION, "--timeout", "5s", "-q", "--json", "-o", os.devnull) + \
-                (("--lines",) if self.way == "lines" else ())
+        if self.way in OPTIONS:
+            return ("inject", "-p", target.pid, "-d", GOVERNED if self.way == "governed" else DURATION, "--timeout", "5s", "-q", "--json",
+                    "-o", os.devnull) + OPTIONS[self.way]
         return "detach", "-p", self.child or target.pid, "--wait", "1s"
 
     @contextlib.contextmanager
@@ -101,6 +110,8 @@ class FaultLap(lap.Lap):
             yield launcher
 
     def environment(self, **more):
+        if self.way == "lossy":
+            more["MEMPULSE_FAULT"] = ",".join(filter(None, (more.get("MEMPULSE_FAULT"), spec(SLOW_READER))))
         return dict(os.environ, **more)
 
     def list_points(self):
@@ -108,8 +119,8 @@ class FaultLap(lap.Lap):
         path = os.path.join(self.folder, "points-%d" % self.number)
         with self.started(self.target, MEMPULSE_FAULT_LIST=path) as launcher:
             result = launcher.result(lap.ANSWER)
-        harness.check(result.code in UNHARMED, "%s", result)
-        if result.code:
+        harness.check(result.code in self.unharmed(), "%s", result)
+        if result.code == 10:
             harness.run(self.binary, "detach", "-p", self.target.pid, "--wait", "%ds" % lap.ANSWER).expect(0)
         self.leave_child()
         with open(path) as file:
@@ -117,28 +128,41 @@ class FaultLap(lap.Lap):
         lap.remove(path)
         return [(name, int(kind), int(n)) for name, kind, n in rows]
 
+    def unharmed(self):
+        return (6,) if self.way == "refused" else UNHARMED
+
     def plan(self):
         found = []
         for name, kind, n in self.list_points():
+            self.passed[name, kind] = max(self.passed[name, kind], n)
             if name == "malloc":
                 at = sorted({max(1, n * k // ALLOCATIONS) for k in range(ALLOCATIONS + 1)})
                 found += [Point(name, kind, "%d%s" % (k, more), "enomem") for k in at for more in ("", "+")]
-            elif n <= REPEATED:
+            elif n <= REPEATED and (self.way != "lossy" or (name, kind, n) != SLOW_READER[:3]):
                 found += [Point(name, kind, n, action) for action in ("kill", "fail", "stop", "slay", "bury") + SELF]
         self.random.shuffle(found)
         return found
 
     # --- sessions ----------------------------------------------------------------------------
 
+    def planned(self):
+        """What this lap is to try: how many passages of each point with each action; and of which there are more."""
+        counts = collections.Counter((self.told(point), point.action) for point in self.points)
+        beyond = [Point(name, kind, n, None) for (name, kind), n in self.passed.items() if n > REPEATED and name != "malloc"]
+        return self.row("plan", points=[list(what) + [n] for what, n in sorted(counts.items())], most=REPEATED,
+                        beyond={self.told(point): point.n for point in beyond})
+
     def session(self):
         if self.points is None:
             self.points = self.plan()
-            self.sessions = len(self.points)
+            self.sessions = len(self.points) + 1  # rows
+            return [self.planned()]
         point = self.points.pop()
         self.doing = spec(point)
         self.fired = os.path.join(self.folder, "fired-%d" % self.number)
-        row = self.slain(point) if point.action in ("slay", "bury") + SELF else self.one(point)
-        row["fired"] = os.path.exists(self.fired)
+        one = self.slain if point.action in ("slay", "bury") + SELF else self.once if self.state.name in ONCE else self.one
+        row = one(point)
+        row["fired"] = self.has_fired(point)
         lap.remove(self.fired)
         return [row]
 
@@ -146,9 +170,20 @@ class FaultLap(lap.Lap):
         return self.started(target, MEMPULSE_FAULT=spec(point), MEMPULSE_FAULT_TARGET=str(self.child or target.pid),
                             MEMPULSE_FAULT_FIRED=self.fired)
 
+    def has_fired(self, point):
+        """That is told when it comes true; so is the slow reader."""
+        try:
+            with open(self.fired) as file:
+                told = [line.strip() for line in file]
+        except OSError:
+            return False
+        return any(spec(SLOW_READER) != line + ":doze" for line in told) if self.way == "lossy" else bool(told)
+
+    def told(self, point):
+        return spell(point) if self.way == "inject" else "%s: %s" % (self.way, spell(point))
+
     def new_row(self, point):
-        text = spell(point) if self.way == "inject" else "%s: %s" % (self.way, spell(point))
-        return self.row("fault", point=text, n=str(point.n), action=point.action)
+        return self.row("fault", point=self.told(point), n=str(point.n), action=point.action)
 
     def slain(self, point):
         """The target ends at that step: the launcher says so, and neither crashes nor waits."""
@@ -156,12 +191,12 @@ class FaultLap(lap.Lap):
         with lap.Target(self, ends=point.action in SELF) as target:
             with self.faulty(target, point) as launcher:
                 result = launcher.result(lap.ANSWER)
-            fired = os.path.exists(self.fired)
+            fired = self.has_fired(point)
             wrong = self.lives_on(target.pid) if fired and point.action == "exec" else []
             target.account = {}  # it has no last word
             self.leave_child()
         row["code"] = result.code
-        if result.code not in (SLAIN if fired else UNHARMED):
+        if result.code not in (SLAIN if fired else self.unharmed()):
             wrong.append("exit code %d: %s" % (result.code, result.err))
         if wrong:
             row["failure"] = ("%s: %s" % (spec(point), "; ".join(wrong)))[:lap.TEXT_KEPT]
@@ -175,6 +210,19 @@ class FaultLap(lap.Lap):
             return left + ["it has %d threads" % n for n in [len(procfs.tasks(pid))] if n > 1]
         except (OSError, AssertionError) as error:
             return ["what it executed does not live: %s" % error]
+
+    def once(self, point):
+        """As one, with a target of its own."""
+        kept = self.target
+        try:
+            with lap.Target(self) as self.target:
+                row = self.one(point)
+                wrong = self.judge()
+        finally:
+            self.target = kept
+        if wrong:
+            row["failure"] = ("%s: %s" % (row.get("failure", spec(point)), "; ".join(wrong)))[:lap.TEXT_KEPT]
+        return row
 
     def one(self, point):
         row = self.new_row(point)

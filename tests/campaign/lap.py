@@ -193,7 +193,7 @@ class Lap:
                     while done < self.sessions and time.monotonic() < self.deadline and self.target.process.poll() is None:
                         for row in self.attempt():
                             done += 1
-                            notes += row["t"] == "note"
+                            notes += row["t"] in ("note", "plan")
                             refused += row.get("code") in (4, 5, 6, 8) and "failure" not in row
                             yield row
                 harms = self.judge()

@@ -85,7 +85,7 @@ class Book:
         self.total, self.states, self.pythons = Sum(), collections.defaultdict(Sum), collections.defaultdict(Sum)
         self.actions = collections.defaultdict(Sum)
         self.runs, self.bad, self.skips, self.faults, self.beside = [], [], {}, [], collections.defaultdict(list)
-        self.notes, self.had = collections.Counter(), set()
+        self.notes, self.had, self.plans = collections.Counter(), set(), []
         for row in rows:
             self.take(row)
 
@@ -95,6 +95,8 @@ class Book:
             self.runs.append(row)
         elif kind == "fault":
             self.faults.append(row)
+        elif kind == "plan":
+            self.plans.append(row)
         elif kind == "beside":
             self.beside[row["state"], row["tool"], row["python"]].append(row)
         elif kind == "skip":
@@ -270,30 +272,57 @@ def tell_stopped(book):
         ", ".join(str(row["lost"]) for row in rows[:TOLD]), ms(max(row["gap_ns"] for row in rows)), ms(max(row["noise_ns"] for row in rows)))
 
 
+def planned(book):
+    """Of (point, action): how many were to be tried. Laps of before plans were written had the time for what they list."""
+    counts, laps = collections.Counter(), {(row["lap"], row["state"], row["python"]) for row in book.plans}
+    for row in book.plans:
+        for point, action, n in row["points"]:
+            counts[point, action] += n
+    for row in book.faults:
+        counts[row["point"], row["action"]] += (row["lap"], row["state"], row["python"]) not in laps
+    return counts
+
+
+def tell_beyond(book):
+    """Points that a session passes more often than is tried."""
+    most = collections.Counter()
+    for row in book.plans:
+        for point, n in row["beyond"].items():
+            most[point] = max(most[point], n)
+    if most:
+        yield "Only the first %d passages of a point are tried. More than that have, in one session: %s." % (
+            max(row["most"] for row in book.plans), ", ".join("%s (%d)" % item for item in sorted(most.items())))
+        yield ""
+
+
 def tell_faults(book):
     if not book.faults:
         return
     yield "## Faults"
     yield ""
-    yield "A build with fault points (`src/base/fault.h`): the launcher is killed, stopped for 0.3 s or told that the step failed, at each passage of " \
-        "each point; the target is killed there (`slay`; `bury`: and has ended when the step begins), or it calls _exit, execv or abort itself there, " \
+    yield "A build with fault points (`src/base/fault.h`): the launcher is killed, stopped for 0.3 s or told that the step failed, at the passages of " \
+        "each point (the first ones, where there are many); the target is killed there (`slay`; `bury`: and has ended when the step begins), or it calls _exit, execv or abort itself there, " \
         "in a signal's handler; and an allocation of the launcher's fails, once or from there on. Afterwards the target answers, nothing of ours is left " \
         "(by itself, within the lease; `swept`, by `detach`, may only be what nobody runs in), and the next injection works; what was executed " \
         "lives on, untraced, with nothing of ours. Before a colon stands the way: `detach` of an agent at work, `sweep` of a region that a dead " \
-        "launcher left, `cure` of a fork's child, `lines`; else it is `inject`, in states of all kinds. A session whose point was not reached " \
-        "(a passage that depends on chance) is not counted as tried. A number of passages is that of all interpreters together."
+        "launcher left, `cure` of a fork's child, `lines`, `refused` (a debugger has the trace function), `governed` (to 0.01%), `lossy` (a reader that is " \
+        "slow for half a second); else it is `inject`, in states of all kinds. Planned is what the sessions' own lists of passages hold; a session " \
+        "whose point was not reached (a passage that depends on chance) is not counted as fired, and what there was no time for is untried. A number of passages is that of all interpreters together."
     yield ""
     sums = collections.defaultdict(list)
     for row in book.faults:
         sums[row["point"], row["action"]].append(row)
+    yield from tell_beyond(book)
+    plan = planned(book)
     yield "`output`: a full disk, a pipe that nobody holds, one that is full and never read, and the launcher stopped for 30 s while it is hooked. " \
         "The target works on meanwhile; its heartbeat shows no gap of 500 ms beyond the machine's own." + tell_stopped(book)
     yield ""
-    yield from head("point", "action", "fired", "not reached", "exit codes", "swept", "failed")
-    for (point, action), rows in sorted(sums.items()):
+    yield from head("point", "action", "planned", "fired", "not reached", "untried", "exit codes", "swept", "failed")
+    for (point, action), count in sorted(plan.items()):
+        rows = sums[point, action]
         fired = [row for row in rows if row.get("fired")]
         codes = collections.Counter(row["code"] for row in fired)
-        yield line(point, action, len(fired), len(rows) - len(fired) or "", ", ".join("%s: %d" % item for item in codes.most_common()),
+        yield line(point, action, count, len(fired), len(rows) - len(fired) or "", count - len(rows) or "", ", ".join("%s: %d" % item for item in codes.most_common()),
                    sum("swept" in row for row in fired) or "", sum("failure" in row for row in rows) or "")
     yield ""
 
