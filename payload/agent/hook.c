@@ -72,11 +72,15 @@ PyObj *hook_known_function(void)
 
 PyObj *hook_known_attr(PyObj *f, const char *name)
 {
-    PyObj *o = py_getattr(f, name);
+    PyObj *o = f ? py_getattr(f, name) : NULL;
     char text[160];
 
     if (o)
         return o;
+    if (!f) {
+        fail_set(MP_FAIL_PYTHON, 0, "no known function", NULL);
+        return NULL;
+    }
     py_error_text(text, sizeof(text));
     fail_set(MP_FAIL_AUDIT, 0, "an audit hook refused object.__getattr__", text);
     return NULL;

@@ -77,7 +77,7 @@ static inline long py_long(PyObj *o) { return PY(PyLong_AsLong, long (*)(PyObj *
 
 /* hook.c: a Python function that every interpreter has; new reference or NULL. */
 PyObj *hook_known_function(void);
-/* An attribute of it, as a new reference. All that can stand in the way is an audit hook:
+/* An attribute of it (NULL: there is none), as a new reference. An audit hook can stand in the way:
  * reading __code__ and __globals__ raises an event. NULL then, and the failure is set. */
 PyObj *hook_known_attr(PyObj *f, const char *name);
 
