@@ -33,9 +33,9 @@
 #define BORROW_EXEC_MS 20      /* in which an exec has given the process a live leader again */
 #define BORROW_TRY 4           /* candidates tried in one round */
 #define BORROW_STOP_NS 200000000ull /* for one thread to come to its stop */
-#define BORROW_CHANGE_MS 300   /* an exit or an exec that has begun shows within that, from the last SIGKILL */
-#define BORROW_KILLS_MS 2000   /* that is on its way, which is waited for for so long */
-#define BORROW_KILLS_STEP 10   /* between two looks, in ms */
+#define BORROW_CHANGE_NS 300000000ull /* an exit or an exec that has begun shows within that, from the last SIGKILL */
+#define BORROW_KILLS_NS 2000000000ull /* that is on its way, which is waited for for so long */
+#define BORROW_KILLS_STEP_NS 10000000ull /* between two looks */
 #define BORROW_UNSTICK_NS 50000 /* between two looks whether one that did not has done so since */
 
 struct borrow_candidate {
@@ -318,20 +318,46 @@ static int borrow_exited(const struct inject_plan *p, struct mp_failure *f)
     return mp_fail(f, MP_E_TARGET_EXITED, 0, "process %d exited in the middle of the injection", (int)p->facts.pid);
 }
 
+/* Waits for those threads of its that we traced and that have ended; whether we trace others. An exec waits for
+ * each (tracee_detach), and before 5.7 who reads the target's memory waits for the exec (kernel/fork.c,
+ * mm_access): first this. One at a time, because a stop, too, is taken by whoever waits for any
+ * (kernel/exit.c, wait_task_stopped), and these are left to be told. */
+static bool borrow_reap(pid_t pid)
+{
+    pid_t *tids;
+    size_t i, n;
+    bool held = false;
+    if (proc_tasks(pid, &tids, &n) < 0)
+        return false;
+    for (i = 0; i < n; i++) {
+        siginfo_t info = {.si_pid = 0};
+        if (waitid(P_PID, (id_t)tids[i], &info, WEXITED | WNOHANG | WNOWAIT | __WALL | __WNOTHREAD) < 0)
+            continue;
+        if (info.si_pid == 0 || info.si_code == CLD_TRAPPED || info.si_code == CLD_STOPPED)
+            held = true;
+        else
+            (void)!waitpid(tids[i], NULL, __WALL | __WNOTHREAD | WNOHANG);
+    }
+    free(tids);
+    return held;
+}
+
 /* A process that is being killed, or executes, has live threads for a moment still: the one it has then. */
 static pid_t borrow_live_later(const struct inject_plan *p)
 {
-    pid_t live = proc_live_task(p->facts.pid);
-    int end = BORROW_CHANGE_MS;
-    for (int i = 0; i < end && live != -ENOMEM && borrow_same_program(p, live); i++) {
-        if (i % BORROW_KILLS_STEP == 0 && i < BORROW_KILLS_MS && proc_kill_pending(p->facts.pid))
-            end = i + BORROW_CHANGE_MS;
-        while (waitpid(-1, NULL, __WALL | __WNOTHREAD | WNOHANG) > 0)
-            ; /* threads of its that we traced: an exec waits until each has been waited for (tracee_detach) */
+    uint64_t now = clock_mono_ns(), end = now + BORROW_CHANGE_NS, last = now + BORROW_KILLS_NS, look = now;
+    for (;;) {
+        bool held = borrow_reap(p->facts.pid);
+        pid_t live = proc_live_task(p->facts.pid);
+        if (now >= look && now < last && proc_kill_pending(p->facts.pid))
+            end = now + BORROW_CHANGE_NS;
+        if (now >= look)
+            look = now + BORROW_KILLS_STEP_NS;
+        if (live == -ENOMEM || now >= end || (!held && !borrow_same_program(p, live)))
+            return live;
         borrow_sleep_ms(1);
-        live = proc_live_task(p->facts.pid);
+        now = clock_mono_ns();
     }
-    return live;
 }
 
 bool borrow_changes(const struct inject_plan *p)

@@ -77,7 +77,8 @@ void borrow_release(struct borrow *b);
  * thread. Fills *f. */
 int borrow_gone(const struct inject_plan *p, struct mp_failure *f);
 
-/* Whether within 100 ms the process ends, or becomes another program. */
+/* Whether within 300 ms the process ends, or becomes another program; while a SIGKILL is on its
+ * way, within 2.3 s. */
 bool borrow_changes(const struct inject_plan *p);
 
 /* Whether the thread that was borrowed last is there no more, or as a zombie. */

@@ -55,7 +55,7 @@ struct inject_plan {
     struct mp_boot boot;  /* filled but for region_base, raw_tcb and what the payload writes */
 };
 
-/* From PLAN_GLIBC_NOTES on, whether libc thinks now that the process has one thread: not what /proc counts,
+/* Whether libc thinks now that the process has one thread: not what /proc counts,
  * since threads that libc did not make, of io_uring say, take part in no malloc. What can't be read
  * is taken for true: no lock is counted on then, and to note a second thread twice does no harm.
  * live: a thread of the process that has memory. */

@@ -27,7 +27,7 @@ static bool progress_may_be_within(const struct progress *p, char state)
     case -1:
         return true;
     case SYS_clone:
-        return state == 'D' && !(sc.arg[0] & CLONE_VFORK);
+        return !(sc.arg[0] & CLONE_VFORK);
     case SYS_fork:
     case SYS_brk:
     case SYS_mmap:
@@ -35,7 +35,7 @@ static bool progress_may_be_within(const struct progress *p, char state)
     case SYS_mremap:
     case SYS_mprotect:
     case SYS_madvise:
-        return state == 'D';
+        return true;
     default:
         return false;
     }

@@ -259,11 +259,13 @@ static int run_undo(struct run *r, int err, const char *step)
     int bad = undo_run(&r->undo, &left);
     (void)FAULT_POINT("undone", 0);
     /* Killed in the midst of a call: its answer was no error's. Or it ended by itself, once it was let go. */
-    gone = gone || (borrow_has_ended(&r->borrow) && (bad == 0 || borrow_changes(r->plan)));
-    if (gone || (err == -EAGAIN && borrow_changes(r->plan))) /* clone(2) says that beside an exec (kernel/fork.c, copy_fs) */
+    bool ended = borrow_has_ended(&r->borrow);
+    if (gone || ((ended || err == -EAGAIN) && borrow_changes(r->plan))) /* clone(2) says that beside an exec (kernel/fork.c, copy_fs) */
         return borrow_gone(r->plan, r->f);
     if (bad == 0 && room_explain(step, r->plan->facts.pid, -err, r->f) < 0)
         return -(int)MP_E_LIMIT;
+    if (bad == 0 && ended)
+        return borrow_gone(r->plan, r->f);
     if (bad == 0)
         return mp_fail(r->f, MP_E_INJECT, -err, "%s failed: %s; rolled back", step, strerror(-err));
     int ret = mp_fail(r->f, MP_E_INJECT, -err, "%s failed: %s; %s could not be taken back: %s", step, strerror(-err),
@@ -316,8 +318,13 @@ static void run_log_pause(const struct run *r)
 /* Whether the loader's pages are there still. */
 static bool run_is_mapped(const struct run *r)
 {
-    pid_t live = proc_live_task(r->plan->facts.pid);
-    return live > 0 && ours_is_region(live, r->base);
+    pid_t pid = r->plan->facts.pid, live = proc_live_task(pid);
+    bool is = live > 0 && ours_is_region(live, r->base);
+    for (int i = 1; i < PROC_LOOKS && live > 0 && !is && proc_task_lost(pid, live); i++) {
+        live = proc_live_task(pid);
+        is = live > 0 && ours_is_region(live, r->base);
+    }
+    return is;
 }
 
 /* After a failure the loader leaves by itself; that is waited for, so that "rolled
@@ -382,6 +389,21 @@ static int run_check_user(struct run *r)
     return mp_fail(r->f, MP_E_NO_THREAD, 0, "process %d changed its user in the middle of the injection", (int)pid);
 }
 
+/* The loader can't be told to go on, and leaves. */
+static int run_no_go(struct run *r, int err)
+{
+    struct proc_stat st;
+    int pid = (int)r->plan->facts.pid;
+    bool waits = proc_task_lives(pid, r->raw_tid, &st);
+    channel_close(&r->channel);
+    run_await_leave(r);
+    if (err != -EPIPE)
+        return mp_fail(r->f, MP_E_INJECT, -err, "can't tell the loader to go on");
+    if (waits && !borrow_changes(r->plan))
+        return mp_fail(r->f, MP_E_FDS_CLOSED, 0, "process %d closed or replaced the session's descriptors", pid);
+    return borrow_gone(r->plan, r->f);
+}
+
 static int run_all(struct run *r)
 {
     int ret = region_prepare(&r->region, r->plan, r->f);
@@ -404,13 +426,10 @@ static int run_all(struct run *r)
             run_await_leave(r);
         }
     }
-    (void)FAULT_POINT("go", 0);
-    int gone = ret == 0 ? channel_go(&r->channel) : 0;
-    if (gone < 0) {
-        ret = gone == -EPIPE ? borrow_gone(r->plan, r->f) : mp_fail(r->f, MP_E_INJECT, -gone, "can't tell the loader to go on");
-        channel_close(&r->channel);
-    }
-    return ret;
+    int gone = FAULT_POINT("go", 0) ? -EPIPE : 0;
+    if (ret == 0 && gone == 0)
+        gone = channel_go(&r->channel);
+    return ret == 0 && gone < 0 ? run_no_go(r, gone) : ret;
 }
 
 static void run_job(void *arg)

@@ -84,7 +84,7 @@ static int take_once(struct inject_snapshot *s, pid_t pid)
         r = maps_read(&s->maps, s->live);
     if (r == 0)
         r = proc_fds(s->live, &s->fds, &s->fd_count);
-    if (r == 0 && !proc_task_lives(pid, s->live, &st)) /* nothing is mapped for one that has ended */
+    if (r == 0 && (!s->maps.count || !proc_task_lives(pid, s->live, &st))) /* nothing is mapped for one that has ended */
         r = -ESRCH;
     return r == -ENOENT ? -ESRCH : r;
 }

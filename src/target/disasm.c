@@ -35,7 +35,8 @@ struct disasm {
 /* --- capstone's memory ------------------------------------------------------ *
  * It writes to what malloc gives it without a look, in cs_open and in its first decoding
  * (4.0.2: X86_global_init, make_id2insn). Where malloc gives nothing it has some of ours,
- * and what was made of that is given up. One thread uses capstone. */
+ * and what was made of that is given up, but for its table of instructions, which stays where it
+ * is: there is room for three such ends, and a launcher's first is its last. One thread uses capstone. */
 
 static struct {
     alignas(max_align_t) char room[SPARE_SIZE];

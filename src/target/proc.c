@@ -500,9 +500,14 @@ int proc_children(pid_t pid, pid_t **ret_pids, size_t *ret_count)
     return 0;
 }
 
+bool proc_stat_lives(const struct proc_stat *s)
+{
+    return !strchr("ZXx", s->state) && !(s->flags & PROC_PF_EXITING);
+}
+
 bool proc_task_lives(pid_t pid, pid_t tid, struct proc_stat *ret)
 {
-    return proc_stat_read(ret, pid, tid) == 0 && ret->state != 'Z' && ret->state != 'X' && ret->state != 'x';
+    return proc_stat_read(ret, pid, tid) == 0 && proc_stat_lives(ret);
 }
 
 /* The oldest: among threads that come and go it is the one to stay. Not the lowest

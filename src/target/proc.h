@@ -38,18 +38,22 @@ struct proc_stat {
     pid_t pid, ppid;
     char comm[PROC_COMM_MAX];
     char state;           /* R S D T t Z X I */
-    uint64_t flags;       /* PF_*; PROC_PF_KTHREAD */
+    uint64_t flags;       /* PROC_PF_* and others */
     unsigned threads;
     uint64_t starttime;   /* field 22: clock ticks since boot; tells reused pids apart */
     uint64_t rss_pages;
 };
-#define PROC_PF_KTHREAD 0x00200000u /* include/linux/sched.h; stable since 2.6.17 */
+#define PROC_PF_EXITING 0x00000004u /* include/linux/sched.h, both; stable since 2.6.17 */
+#define PROC_PF_KTHREAD 0x00200000u
 
 /* 0, or -EINVAL when text is no stat line. comm may hold spaces and brackets. */
 int proc_stat_parse(struct proc_stat *ret, const char *text, size_t len) MP_MUST_CHECK;
 /* tid 0: the process (its leader). 0, -ESRCH, -EINVAL, another -errno. */
 int proc_stat_read(struct proc_stat *ret, pid_t pid, pid_t tid) MP_MUST_CHECK;
-/* Whether it is there, and no zombie; *ret as above. */
+/* Neither a zombie nor on its way there: that has no memory and no descriptors any more
+ * (kernel/exit.c, do_exit) and shows R or D for as long as it takes. */
+bool proc_stat_lives(const struct proc_stat *s);
+/* Whether it is there and lives; *ret as above. */
 bool proc_task_lives(pid_t pid, pid_t tid, struct proc_stat *ret);
 
 /* --- status --------------------------------------------------------------- */

@@ -162,11 +162,13 @@ static bool tracee_poll(struct tracee *t, struct tracee_stop *ret_stop)
 
 int tracee_wait(struct tracee *t, uint64_t deadline_ns, struct tracee_stop *ret_stop)
 {
-    uint64_t start = clock_mono_ns(), look = start + TRACEE_LOOK_NS, now;
+    uint64_t start = clock_mono_ns(), now;
+    if (!t->look_ns)
+        t->look_ns = start + TRACEE_LOOK_NS;
     while (!tracee_poll(t, ret_stop)) {
         now = clock_mono_ns();
-        if (now >= look) {
-            look = now + TRACEE_LOOK_NS;
+        if (now >= t->look_ns) {
+            t->look_ns = now + TRACEE_LOOK_NS;
             if (tracee_is_zombie(t)) {
                 if (!tracee_poll(t, ret_stop))
                     *ret_stop = (struct tracee_stop){.event = TRACEE_GONE};
@@ -177,6 +179,7 @@ int tracee_wait(struct tracee *t, uint64_t deadline_ns, struct tracee_stop *ret_
             return -ETIMEDOUT;
         tracee_relax(start);
     }
+    t->look_ns = 0;
     t->stopped = ret_stop->event != TRACEE_GONE;
     (void)FAULT_POINT("stop", (int)ret_stop->event);
     if (!t->stopped)

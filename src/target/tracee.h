@@ -39,6 +39,7 @@ struct tracee {
     bool seized;  /* we trace it */
     bool stopped; /* in a ptrace-stop, as far as we were told */
     int mem_fd;   /* /proc/TID/mem, open for read and write; -1 */
+    uint64_t look_ns; /* when it is looked whether it is a zombie, if it is waited for; 0: not yet waited for */
 };
 
 /* The meaning of a wait status. Pure; message stays 0. */

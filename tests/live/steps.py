@@ -277,6 +277,16 @@ def loader_ends(context):
     procfs.wait_until(ended, harness.PATIENCE, "a loader ends while it is waited for")
 
 
+def channel_closed(context):
+    """The loader's end of the channel is gone when it is to go on: it leaves, which is waited for."""
+    with harness.Target(context.python, "select") as target:
+        result = faulty(context, target, "go-0#1:fail")
+        left = procfs.ours(target.pid)
+        check(result.code == 9 and "closed or replaced the session's descriptors" in result.err, "%s", result)
+        check(not left and UNCHANGED in result.err, "left: %s\n%s", left, result)
+        target.check_untouched()
+
+
 def circles(context, prefix, codes, texts):
     with harness.Target(context.python, "select", prefix=prefix) as target:
         with with_loader(context, target, codes) as launcher:
@@ -328,5 +338,6 @@ def tests(short):
         yield "step: the thread does not run", no_progress
         yield "step: the target changes its user", changes_user
         yield "step: the loader ends", loader_ends
+        yield "step: the channel is closed", channel_closed
         yield "step: the loader runs in circles", loader_in_circles
         yield "step: the target dies in a sweep", dies_in_sweep

@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -16,6 +18,7 @@
 
 #define EXEC_NS 4000000000ull /* of tries */
 #define EXEC_TRY_MS 3
+#define LOOKS 20000 /* of a microsecond or less */
 
 static void *exec_again(void *unused)
 {
@@ -98,6 +101,165 @@ START_TEST(test_exec_while_seized)
 }
 END_TEST
 
+/* --- what became of it ----------------------------------------------------------- *
+ * The child has our libc where we have it, and so its `syscall`: the program stays the same. */
+
+struct change {
+    struct inject_plan plan;
+    unsigned reads, early;
+    bool changes, gone;
+};
+
+static struct change *looking; /* process_vm_readv, below, has no argument of ours */
+
+static uint64_t find_syscall(void)
+{
+    static const unsigned char insn[2] = {0x0f, 0x05};
+    return (uint64_t)(uintptr_t)memmem((const void *)(uintptr_t)syscall, 64, insn, sizeof insn);
+}
+
+static pid_t fork_pausing(void)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (;;)
+            pause();
+    }
+    return pid;
+}
+
+static void end_child(pid_t pid)
+{
+    kill(pid, SIGKILL);
+    ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+}
+
+/* It stops only while it is looked for what became of the process. */
+static void change_beside_stuck(void *arg)
+{
+    struct change *c = arg;
+    struct borrow b = {.plan = &c->plan, .wake_fd = -1, .stuck_count = 1};
+    tracee_init(&b.stuck[0], c->plan.facts.pid);
+    ck_assert_int_eq(tracee_seize(&b.stuck[0], false), 0);
+    ck_assert_int_eq(tracee_interrupt(&b.stuck[0]), 0);
+    c->changes = borrow_changes(&c->plan);
+    borrow_unstick(&b);
+    c->gone = b.stuck_count == 0;
+}
+
+START_TEST(test_stop_is_left)
+{
+    struct change c = {.plan = {.facts = {.pid = fork_pausing()}, .syscall_insn = find_syscall()}};
+    ck_assert_int_eq(borrow_run(change_beside_stuck, &c), 0);
+    ck_assert(!c.changes);
+    ck_assert_msg(c.gone, "the thread's stop was taken from it: it stands");
+    end_child(c.plan.facts.pid);
+}
+END_TEST
+
+ssize_t __real_process_vm_readv(pid_t pid, const struct iovec *to, unsigned long to_count, const struct iovec *from,
+                                unsigned long from_count, unsigned long flags);
+ssize_t __wrap_process_vm_readv(pid_t pid, const struct iovec *to, unsigned long to_count, const struct iovec *from,
+                                unsigned long from_count, unsigned long flags);
+
+ssize_t __wrap_process_vm_readv(pid_t pid, const struct iovec *to, unsigned long to_count, const struct iovec *from,
+                                unsigned long from_count, unsigned long flags)
+{
+    siginfo_t ended = {.si_pid = 0};
+    if (looking) {
+        looking->reads++;
+        looking->early += waitid(P_ALL, 0, &ended, WEXITED | WNOHANG | WNOWAIT | __WALL | __WNOTHREAD) == 0 && ended.si_pid > 0;
+    }
+    return __real_process_vm_readv(pid, to, to_count, from, from_count, flags);
+}
+
+/* Whoever is traced leaves. */
+static void leave_if_traced(pid_t tid)
+{
+    struct proc_status st;
+    while (proc_status_read(&st, getpid(), tid) == 0 && st.tracer == 0)
+        ;
+    syscall(SYS_exit, 0);
+}
+
+static void *second(void *leaves)
+{
+    if (leaves)
+        leave_if_traced((pid_t)syscall(SYS_gettid));
+    for (;;)
+        pause();
+    return NULL;
+}
+
+/* A process of two threads, one of which leaves as soon as it is traced. */
+static pid_t fork_leaving(bool leader)
+{
+    pthread_t thread;
+    pid_t pid = fork();
+    if (pid != 0)
+        return pid;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (pthread_create(&thread, NULL, second, leader ? NULL : &thread) == 0 && leader)
+        leave_if_traced(getpid());
+    for (;;)
+        pause();
+    return 0;
+}
+
+static void change_beside_dead(void *arg)
+{
+    struct change *c = arg;
+    struct tracee t;
+    siginfo_t ended;
+    pid_t tid;
+    while (!(tid = second_thread(c->plan.facts.pid)))
+        ;
+    tracee_init(&t, tid);
+    ck_assert_int_eq(tracee_seize(&t, false), 0);
+    ck_assert_int_eq(waitid(P_PID, (id_t)tid, &ended, WEXITED | WNOWAIT | __WALL), 0);
+    looking = c;
+    c->changes = borrow_changes(&c->plan);
+    looking = NULL;
+}
+
+/* Reading its memory may wait for an exec, which waits for what is to be waited for. */
+START_TEST(test_dead_first)
+{
+    struct change c = {.plan = {.facts = {.pid = fork_leaving(false)}, .syscall_insn = find_syscall()}};
+    ck_assert_int_eq(borrow_run(change_beside_dead, &c), 0);
+    ck_assert(!c.changes);
+    ck_assert_uint_gt(c.reads, 0);
+    ck_assert_uint_eq(c.early, 0);
+    end_child(c.plan.facts.pid);
+}
+END_TEST
+
+static void wait_in_looks(void *arg)
+{
+    struct change *c = arg;
+    struct tracee_stop stop;
+    struct tracee t;
+    struct proc_stat st;
+    tracee_init(&t, c->plan.facts.pid);
+    ck_assert_int_eq(tracee_seize(&t, false), 0);
+    do
+        ck_assert_int_eq(proc_stat_read(&st, c->plan.facts.pid, 0), 0);
+    while (st.state != 'Z');
+    for (int i = 0; i < LOOKS && !c->gone; i++)
+        c->gone = tracee_wait(&t, 0, &stop) == 0 && stop.event == TRACEE_GONE;
+}
+
+/* That a first thread is a zombie is seen by one who never waits for long, too. */
+START_TEST(test_zombie_in_looks)
+{
+    struct change c = {.plan = {.facts = {.pid = fork_leaving(true)}}};
+    ck_assert_int_eq(borrow_run(wait_in_looks, &c), 0);
+    ck_assert(c.gone);
+    end_child(c.plan.facts.pid);
+}
+END_TEST
+
 int main(int argc, char **argv)
 {
     if (argc > 1 && !strcmp(argv[1], "exec"))
@@ -106,6 +268,9 @@ int main(int argc, char **argv)
     TCase *t = tcase_create("borrow");
     tcase_set_timeout(t, 60);
     tcase_add_test(t, test_exec_while_seized);
+    tcase_add_test(t, test_stop_is_left);
+    tcase_add_test(t, test_dead_first);
+    tcase_add_test(t, test_zombie_in_looks);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);

@@ -42,6 +42,20 @@ START_TEST(test_stat)
 }
 END_TEST
 
+static const struct {
+    struct proc_stat s;
+    bool lives;
+} lives[] = {
+    {{.state = 'S', .flags = 4194304}, true}, {{.state = 'R', .flags = 4194308}, false}, {{.state = 'D', .flags = 4}, false},
+    {{.state = 'T'}, true},                   {{.state = 'Z'}, false},                   {{.state = 'X'}, false},
+};
+
+START_TEST(test_stat_lives)
+{
+    ck_assert(proc_stat_lives(&lives[_i].s) == lives[_i].lives);
+}
+END_TEST
+
 static const char *const bad_stats[] = {"", "42", "42 (x", "42 x) S", ") (", "42 (x) S 1", "(x)" STAT_TAIL, "-1 (x)" STAT_TAIL};
 
 START_TEST(test_stat_bad)
@@ -431,6 +445,7 @@ int main(void)
     SRunner *r = srunner_create(s);
     int failed;
     tcase_add_loop_test(t, test_stat, 0, sizeof(stats) / sizeof(stats[0]));
+    tcase_add_loop_test(t, test_stat_lives, 0, sizeof(lives) / sizeof(lives[0]));
     tcase_add_loop_test(t, test_stat_bad, 0, sizeof(bad_stats) / sizeof(bad_stats[0]));
     tcase_add_test(t, test_status);
     tcase_add_test(t, test_status_little);
