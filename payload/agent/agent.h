@@ -255,6 +255,7 @@ uint32_t scope_flags(const struct code_names *n); /* CODE_ROOT, CODE_SCOPE, CODE
 int hook_install(void);
 void hook_uninstall(void);
 void hook_inert(void); /* any thread, no GIL: hooks return at once from now on */
+bool hook_stays_live(void); /* but are called until they are out of their slot */
 void hook_slots(struct mp_slots *ret);
 uint64_t hook_inflight(void);
 uint64_t hook_quiet_count(void);
@@ -386,7 +387,7 @@ struct agent {
     bool lines;
     bool no_quiet; /* depth must be looked at on every call: roots, greenlets */
     bool greenlets;
-    bool chained; /* another eval-frame function was there: to be noted */
+    bool chained; /* another eval-frame function is called after ours */
 
     void *interp;
     void *main_tstate;

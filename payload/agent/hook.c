@@ -193,13 +193,19 @@ int hook_install(void)
 }
 
 /* 3.11: an inert thunk in its slot would still keep calls from being inlined, with
- * nobody to look at the stack until the agent gets the GIL. There it stays live, and
- * the first hook that finds itself disarmed takes it out. */
+ * nobody to look at the stack until the agent gets the GIL; and nobody would break the
+ * circle that another tool can make of it. There it stays live, and the first hook that finds
+ * itself disarmed takes it out. */
+bool hook_stays_live(void)
+{
+    return g.minor == 11 || g.chained;
+}
+
 void hook_inert(void)
 {
     if (g.armed)
         *g.armed = 0;
-    if (g.minor != 11)
+    if (!hook_stays_live())
         thunk_inert();
 }
 

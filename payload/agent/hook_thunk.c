@@ -78,6 +78,22 @@ static bool leave_slot(void)
     return true;
 }
 
+/* Where another tool's function was in the slot, we call it. When that tool puts its function there
+ * again it finds ours, keeps it as what was there before, and calls it: round and round
+ * without end. Then the slot holds what we would call. Under the GIL. */
+static void break_circle(void)
+{
+    if (page->orig == thunk_get_slot())
+        page->orig = g.sym[MP_SYM__PyEval_EvalFrameDefault];
+}
+
+/* What is called after us. Where that may lead back, each call is looked at. */
+static void set_orig(uint64_t f)
+{
+    page->orig = f ? f : g.sym[MP_SYM__PyEval_EvalFrameDefault];
+    g.chained = page->orig != g.sym[MP_SYM__PyEval_EvalFrameDefault];
+}
+
 /* 3.6 - 3.8 have no accessors: the slot is where _PyEval_EvalFrameDefault's address
  * stands, at the expected offset, else at the only place of the first 2 KiB. Where
  * another tool holds the slot, its value is at least code of a known kind (our
@@ -176,6 +192,8 @@ void thunk_inert(void)
 
 static void set_quiet(const struct thread *th, uintptr_t sp)
 {
+    if (g.chained)
+        return;
     page->quiet_floor = alone && sp != UINTPTR_MAX && sp - REST_EARLY > th->stack_floor ? sp - REST_EARLY
                                                                                        : th->stack_floor;
     page->quiet_sp = sp;
@@ -276,9 +294,7 @@ void thunk_pause(bool on)
     if (on && in_slot) {
         leave_slot();
     } else if (!on && !in_slot) {
-        page->orig = thunk_get_slot();
-        if (!page->orig)
-            page->orig = g.sym[MP_SYM__PyEval_EvalFrameDefault];
+        set_orig(thunk_get_slot());
         set_slot(page->entry);
         in_slot = true;
     }
@@ -446,7 +462,7 @@ static int enter_near(struct thread *th, const char *frame, struct call *c, char
 /* Under the GIL, in a hook: the agent is leaving, and waits for the GIL. */
 static void step_out(void)
 {
-    if (g.minor == 11 && in_slot)
+    if (hook_stays_live() && in_slot)
         leave_slot();
 }
 
@@ -454,6 +470,8 @@ static int thunk_enter(const char *frame, struct call *c, char *tstate)
 {
     struct thread *th;
 
+    if (unlikely(g.chained))
+        break_circle();
     if (unlikely(!*g.armed)) {
         hook_disarmed();
         step_out();
@@ -531,7 +549,7 @@ static void thunk_exit(struct call *c, void *result)
 
 static struct {
     PyObj *code, *globals;
-    bool seen, right, crowded;
+    bool asked, seen, right, crowded;
 } probe;
 
 /* Stands in for thunk_enter while the agent calls one known function on its own
@@ -541,6 +559,7 @@ static int verify_enter(const char *frame, struct call *c, char *tstate)
 {
     const void *caller;
 
+    break_circle();
     if (tid_now() != g.agent_tid && stack_low((uintptr_t)c))
         probe.crowded = leave_slot();
     if (tid_now() != g.agent_tid || probe.right)
@@ -561,15 +580,16 @@ static void enter_slot(void)
 }
 
 /* Calls the known function through the hook, again where a thread without room on its
- * stack took the hook out. */
-static int verify_call(void)
+ * stack took the hook out. Whether it could be called. */
+static bool probe_call(void)
 {
     PyObj *f = hook_known_function(), *arg = py_sys("getrecursionlimit"), *result = NULL;
     int tries = VERIFY_TRIES;
 
+    page->enter = (uint64_t)(uintptr_t)verify_enter;
     probe.code = hook_known_attr(f, "__code__");
     probe.globals = probe.code ? hook_known_attr(f, "__globals__") : NULL;
-    probe.seen = probe.right = false;
+    probe.seen = probe.right = probe.asked = false;
     do {
         enter_slot();
         probe.crowded = false;
@@ -582,9 +602,17 @@ static int verify_call(void)
         py_decref(probe.code);
     if (probe.globals)
         py_decref(probe.globals);
-    else
+    probe.asked = probe.globals;
+    return result;
+}
+
+static int verify_call(void)
+{
+    bool called = probe_call();
+
+    if (!probe.asked)
         return -MP_FAIL_AUDIT;
-    if (!result || !probe.seen || !probe.right)
+    if (!called || !probe.seen || !probe.right)
         return fail_set(MP_FAIL_LAYOUT, 0, "the eval-frame hook did not see the frame it should",
                         probe.seen ? "frame fields" : "not called");
     return 0;
@@ -596,30 +624,53 @@ static void control_thunk(void)
     mp_control_block.thunk_len = page ? THUNK_LEN : 0;
 }
 
-/* A page left by an earlier agent is used again. If someone calls it, or it is in
- * the slot, what it calls stays as it is: pointing it at the slot's value would
- * make a circle. */
-static int attach_page(void)
+static void take_page(struct thunk *t)
 {
-    uint64_t slot = thunk_get_slot();
-    bool in_place;
-
-    page = find_orphan();
-    in_place = page && (page->entry == slot || page->flags & THUNK_CHAINED);
-    if (!page && page_new() < 0)
-        return -1;
+    page = t;
     thunk_inert();
     page->tid_offset = g.tid_offset;
     page->owner_pid = g.pid;
     page->frame_offset = offsetof(struct call, frame);
-    page->enter = (uint64_t)(uintptr_t)verify_enter;
+}
+
+/* Whether the page that an earlier agent left is in the slot, or called by what is. */
+static bool is_in_place(uint64_t slot)
+{
+    if (page->entry == slot)
+        return true;
+    if (!(page->flags & THUNK_CHAINED))
+        return false;
     in_slot = true;
-    if (in_place)
-        return 0;
-    page->orig = slot ? slot : g.sym[MP_SYM__PyEval_EvalFrameDefault];
-    if (page->orig != g.sym[MP_SYM__PyEval_EvalFrameDefault])
-        g.chained = true;
+    (void)!probe_call();
+    thunk_inert();
+    return probe.seen;
+}
+
+/* A page left by an earlier agent is used again. If someone calls it, or it is in
+ * the slot, what it calls stays as it is: pointing it at the slot's value would
+ * make a circle. If someone may call it, but does not now, it is left alone. */
+static int attach_page(void)
+{
+    uint64_t slot = thunk_get_slot();
+    struct thunk *left = find_orphan();
+
+    if (left) {
+        take_page(left);
+        in_slot = is_in_place(slot);
+        if (in_slot) {
+            set_orig(page->orig);
+            return 0;
+        }
+        page = left->flags & THUNK_CHAINED ? NULL : left;
+    }
+    if (!page) {
+        if (page_new() < 0)
+            return -1;
+        take_page(page);
+    }
+    set_orig(slot);
     set_slot(page->entry);
+    in_slot = true;
     return 0;
 }
 
@@ -676,6 +727,7 @@ void thunk_uninstall(void)
         return;
     thunk_inert();
     if (!leave_slot() && in_slot) {
+        break_circle();
         page->flags |= THUNK_CHAINED;
         mp_control_block.residue |= MP_RESIDUE_CHAINED;
     }
@@ -697,7 +749,10 @@ void thunk_leave_child(void)
     if (!page)
         return;
     thunk_inert();
-    leave_slot();
+    if (!leave_slot() && in_slot) {
+        break_circle();
+        page->flags |= THUNK_CHAINED;
+    }
     in_slot = false;
     if (g.lines)
         lines_cure(page->trace_entry);
@@ -711,8 +766,10 @@ static bool is_hooked(const struct maps_line *l, void *arg)
     return t && (t->enter || t->exit || t->trace);
 }
 
+/* What is in the slot, if it is not what is always there, may lead to the page. */
 bool thunk_cure(void)
 {
+    uint64_t slot;
     int calls;
 
     if (find_slot())
@@ -722,7 +779,8 @@ bool thunk_cure(void)
         lines_cure(page->trace_entry);
         if (page->owner_pid != g.pid && page->inflight && (calls = thunk_calls_here(page)) >= 0)
             page->inflight = (uint64_t)calls;
-        in_slot = page->flags & THUNK_CHAINED;
+        slot = thunk_get_slot();
+        in_slot = page->flags & THUNK_CHAINED || (slot && slot != g.sym[MP_SYM__PyEval_EvalFrameDefault]);
         thunk_uninstall();
     }
     return !maps_each(is_hooked, NULL);

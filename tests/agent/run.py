@@ -424,6 +424,24 @@ def topped(run):
     assert len(s.calls("grower")) == 1
 
 
+@test(since=(3, 9), before=(3, 12))
+def circled(run):
+    """A tool whose function was there puts it into the slot again, above ours, which calls it."""
+    s = run.session
+    assert run.status == 0 and run.first["result"] is True and s.bye.residue & 2, (run.stderr[-300:], s.bye)
+    again, cured, default = run.second["after"]
+    assert again["residue"] & 2 and cured["reason"] == 6 and cured["residue"] == 0 and default, (again, cured)
+    assert len(s.calls("grower")) == 1
+
+
+@test(since=(3, 9), before=(3, 12))
+def toggled(run):
+    """A thunk that may still be called, but is not, keeps nobody from hooking."""
+    s = run.session
+    assert run.status == 0 and s.bye.residue & 2, (run.stderr[-300:], s.bye)
+    assert run.second["after"]["residue"] == 0, run.second["after"]
+
+
 @test("growth", lease=True)
 def lease(run):
     assert run.status == 0 and run.second["ret"] == 0 and run.second["state"] == 4, run.stderr[-300:]

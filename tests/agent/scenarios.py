@@ -576,6 +576,9 @@ def held_after(agent, before):
 
 # -- other users of the eval-frame slot (3.9 - 3.11: ctypes reaches the accessors) --
 
+FOREIGN_TARGET = 2  # where foreign() has it
+
+
 def foreign(target):
     """Machine code that jumps to target: an eval-frame function of another tool."""
     m = mmap.mmap(-1, PAGE, prot=7)
@@ -595,6 +598,10 @@ def slot(value=None):
     return get(interp)
 
 
+def default_frame():
+    return ctypes.cast(ctypes.pythonapi._PyEval_EvalFrameDefault, ctypes.c_void_p).value
+
+
 def chained_before(agent):
     f = foreign(slot())
     slot(f)
@@ -608,8 +615,59 @@ def chained(agent, before):
 
 def chained_after(agent, before):
     ok = slot() == before
-    slot(ctypes.cast(ctypes.pythonapi._PyEval_EvalFrameDefault, ctypes.c_void_p).value)
+    slot(default_frame())
     return ok
+
+
+def put_again(f):
+    """As a tool does that finds another function in the slot: it calls that from now on."""
+    there = slot()
+    slot(f)
+    ctypes.memmove(f + FOREIGN_TARGET, there.to_bytes(8, "little"), 8)
+
+
+def circled_before(agent):
+    f = foreign(slot())
+    slot(f)
+    return f
+
+
+def circled(agent, before):
+    put_again(before)
+    middle(3)
+    return slot() == before
+
+
+def circled_after(agent, before):
+    import cycles
+    import wire
+    path = agent.lib._name
+    agent.close()
+    fib(5)
+    again, _ = cycles.cycle(path, 30, {})
+    slot(int.from_bytes(ctypes.string_at(before + FOREIGN_TARGET, 8), "little"))  # ours, which is inert
+    fib(5)
+    cured, _ = cycles.cycle(path, 30, {"flags": wire.OPT_CURE})
+    return [again.bye, cured.bye, slot() == default_frame()]
+
+
+toggled_before = circled_before
+
+
+def toggled(agent, before):
+    """The tool goes, and ours with it, and comes back. We may still be below it, for all we know."""
+    slot(default_frame())
+    put_again(before)
+    middle(3)
+
+
+def toggled_after(agent, before):
+    import cycles
+    path = agent.lib._name
+    agent.close()
+    again, _ = cycles.cycle(path, 30, {})
+    slot(default_frame())
+    return again.bye
 
 
 def topped(agent, before):
@@ -629,8 +687,7 @@ def topped_after(agent, before):
     slot(keep[-1])  # the other tool goes, and puts our dead thunk back
     fib(5)
     cured, _ = cycles.cycle(path, 30, {"flags": wire.OPT_CURE})
-    default = ctypes.cast(ctypes.pythonapi._PyEval_EvalFrameDefault, ctypes.c_void_p).value
-    return [again.bye, cured.bye, slot() == default]
+    return [again.bye, cured.bye, slot() == default_frame()]
 
 
 # -- ways to end ------------------------------------------------------------------------
