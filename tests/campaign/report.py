@@ -3,6 +3,7 @@ import collections
 import json
 import os
 import re
+import signal
 
 import report_kernels
 import table
@@ -58,13 +59,14 @@ class Sum:
         self.refused += row["code"] in (4, 5, 6, 8) and "failure" not in row
         self.failures += "failure" in row
         self.residue += row["code"] == 10
-        self.killed += row["action"] == "kill"
         self.late += row.get("late", False)
-        self.swept += "swept" in row and row["action"] == "kill"
-        for name, values in (("pause_ns", self.pauses), ("hooked_ns", self.hooked), ("gap_ns", self.gaps), ("noise_ns", self.noise),
-                             ("lease_ns", self.leases)):
+        for name, values in (("pause_ns", self.pauses), ("hooked_ns", self.hooked), ("gap_ns", self.gaps), ("noise_ns", self.noise)):
             if row.get(name) is not None:
                 values.append(row[name])
+        if row["action"] == "kill" and row["code"] == -signal.SIGKILL:  # not one that was refused before
+            self.killed += 1
+            self.swept += "swept" in row
+            self.leases.append(row["lease_ns"])
         if row.get("attempts"):
             self.retries.append(row["attempts"] - 1)
 
@@ -85,14 +87,20 @@ class Book:
         self.total, self.states, self.pythons = Sum(), collections.defaultdict(Sum), collections.defaultdict(Sum)
         self.actions = collections.defaultdict(Sum)
         self.runs, self.bad, self.skips, self.faults, self.beside = [], [], {}, [], collections.defaultdict(list)
-        self.notes, self.had, self.plans = collections.Counter(), set(), []
+        self.notes, self.had, self.had_laps = collections.Counter(), set(), set()
+        self.fault_laps, self.only_faults, self.plans = Sum(), False, []
         for row in rows:
             self.take(row)
+
+    def of_faults(self, row):
+        """Whether a lap is one of the fault table's: its sessions are rows of another kind."""
+        return self.only_faults or row["sessions"] > 0 and row["lap"] not in self.had_laps
 
     def take(self, row):
         kind = row["t"]
         if kind == "run":
             self.runs.append(row)
+            self.only_faults = row.get("what") == "faults"
         elif kind == "fault":
             self.faults.append(row)
         elif kind == "plan":
@@ -105,8 +113,11 @@ class Book:
             self.notes[row["state"], scrub(row["why"])[:160]] += 1
         elif kind == "session":
             self.had.add((row["state"], row["python"]))
+            self.had_laps.add(row["lap"])
             for one in (self.total, self.states[row["state"]], self.pythons[row["python"]], self.actions[row["action"]]):
                 one.session(row)
+        elif kind == "lap" and self.of_faults(row):
+            self.fault_laps.lap(row)
         elif kind == "lap":
             for one in (self.total, self.states[row["state"]], self.pythons[row["python"]]):
                 one.lap(row)
@@ -148,6 +159,10 @@ def tell_total(book):
         "%d were refused, as they should be, with nothing changed; in %d the launcher was SIGKILLed at a random moment; " % (t.refused, t.killed) + \
         "the target that lived longest saw %d sessions." % t.longest
     yield ""
+    if book.faults:
+        yield "The sessions under \"Faults\" are not among them: %d, of which %d failed; %d targets harmed." % (
+            len(book.faults), sum("failure" in row for row in book.faults), book.fault_laps.harmed)
+        yield ""
     if t.killed:
         yield "After a SIGKILL what runs in the target leaves by itself: within p50 %s ms, p99 %s ms, at most %s ms; " % tuple(three(t.leases, ms)) + \
             "in %d of them something stayed in which nobody runs, a mapping that was never used or a thunk under a call that lasts, and `detach` " % t.swept + \

@@ -201,8 +201,8 @@ def git(*words):
     return done.stdout.decode().strip()
 
 
-def machine(binary):
-    return {"t": "run", "commit": git("rev-parse", "--short", "HEAD"), "changed": bool(git("status", "--porcelain", "src", "payload", "include")),
+def machine(binary, what):
+    return {"t": "run", "what": what, "commit": git("rev-parse", "--short", "HEAD"), "changed": bool(git("status", "--porcelain", "src", "payload", "include")),
             "kernel": platform.release(), "cpu": first("model name", "/proc/cpuinfo"), "cpus": os.cpu_count(),
             "memory_kb": int(first("MemTotal", "/proc/meminfo").split()[0]), "libc": " ".join(platform.libc_ver()),
             "version": subprocess.check_output([binary, "--version"]).decode().strip(), "date": time.strftime("%Y-%m-%d")}
@@ -421,7 +421,7 @@ def main():
             shutil.rmtree(folder, ignore_errors=True)
     results = Results(results_path)
     try:
-        results.add(machine(binary))
+        results.add(machine(binary, "faults" if options.faults else "beside" if options.beside else "states"))
         campaign = Campaign(options, binary, helpers, folder, results)
         if options.beside:
             for row in beside.rows(binary, interpreters):
