@@ -9,6 +9,8 @@ import report_kernels
 import table
 
 TOLD = 12  # failures that are quoted
+BEFORE = "before"  # the commit of rows that do not say theirs, where the file's order leaves it open
+KINDS = (("session", "sessions"), ("fault", "faults"), ("beside", "beside gdb"))
 FOR_P99 = 100  # values, of which it is the largest
 
 
@@ -80,6 +82,42 @@ class Sum:
             self.rss.append(row["rss_grew"] / 1024.0 / row["sessions"])
 
 
+def commit_of(run):
+    return run["commit"] + (" with changes" if run["changed"] else "")
+
+
+class Commits:
+    """How many sessions of each kind are of which commit. Rows of before they said so are of the run
+    whose head precedes them, if none of its laps has the number of an earlier run's: else two runs
+    wrote at once, or files were joined."""
+
+    def __init__(self):
+        self.said, self.runs, self.highest = collections.defaultdict(collections.Counter), [], 0
+
+    def head(self, run):
+        self.runs.append([commit_of(run), self.highest, True, collections.Counter()])
+
+    def count(self, row):
+        if "commit" in row:
+            self.said[row["commit"]][row["t"]] += 1
+        elif self.runs:
+            run = self.runs[-1]
+            run[2] = run[2] and row.get("lap", run[1] + 1) > run[1]
+            run[3][row["t"]] += 1
+        else:
+            self.said[BEFORE][row["t"]] += 1
+        self.highest = max(self.highest, row.get("lap", 0))
+
+    def total(self):
+        """{commit: counts}, in the order of the file."""
+        found = {commit: collections.Counter() for commit, _, _, _ in self.runs}
+        for commit, _, certain, counts in self.runs:
+            found.setdefault(commit if certain else BEFORE, collections.Counter()).update(counts)
+        for commit, counts in self.said.items():
+            found.setdefault(commit, collections.Counter()).update(counts)
+        return found
+
+
 class Book:
     """All rows, sorted."""
 
@@ -88,7 +126,7 @@ class Book:
         self.actions = collections.defaultdict(Sum)
         self.runs, self.bad, self.skips, self.faults, self.beside = [], [], {}, [], collections.defaultdict(list)
         self.notes, self.had, self.had_laps = collections.Counter(), set(), set()
-        self.fault_laps, self.only_faults, self.plans = Sum(), False, []
+        self.fault_laps, self.only_faults, self.plans, self.commits = Sum(), False, [], Commits()
         for row in rows:
             self.take(row)
 
@@ -98,9 +136,12 @@ class Book:
 
     def take(self, row):
         kind = row["t"]
+        if kind in dict(KINDS):
+            self.commits.count(row)
         if kind == "run":
             self.runs.append(row)
             self.only_faults = row.get("what") == "faults"
+            self.commits.head(row)
         elif kind == "fault":
             self.faults.append(row)
         elif kind == "plan":
@@ -207,12 +248,17 @@ def tell_machine(book):
     yield ""
     seen = []
     for run in book.runs:
-        text = "%s, commit %s%s; %d CPUs (%s), %.0f GiB; Linux %s, %s; %s" % (
-            run["version"], run["commit"], " with changes" if run["changed"] else "", run["cpus"], run["cpu"],
+        text = "%s, commit %s; %d CPUs (%s), %.0f GiB; Linux %s, %s; %s" % (
+            run["version"], commit_of(run), run["cpus"], run["cpu"],
             run["memory_kb"] / 1048576.0, run["kernel"].split("-")[0], run["libc"], run["date"])
         if text not in seen:
             seen.append(text)
             yield "- " + text
+    yield ""
+    yield from head("commit", *[title for _, title in KINDS])
+    for commit, counts in book.commits.total().items():
+        if counts:
+            yield line(commit, *[counts[kind] or "" for kind, _ in KINDS])
     yield ""
 
 

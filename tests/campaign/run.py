@@ -50,7 +50,7 @@ class Results:
     def __init__(self, path):
         self.path, self.lock = path, threading.Lock()
         self.done = collections.Counter()
-        self.laps = 0
+        self.laps, self.commit = 0, None
         for row in report.read_rows(path):
             self.note(row)
         self.file = open(path, "a")
@@ -60,9 +60,15 @@ class Results:
             self.done[row["state"], row["python"]] += 1
         self.laps = max(self.laps, row.get("lap", 0))
 
+    def begin(self, run):
+        """The head row of a run; its rows say its commit, since several may be in the file."""
+        self.add(run)
+        self.commit = report.commit_of(run)
+
     def add(self, row):
         with self.lock:
             self.note(row)
+            row = dict(row, commit=self.commit) if self.commit else row
             self.file.write(json.dumps(row, sort_keys=True) + "\n")
             self.file.flush()
 
@@ -421,7 +427,7 @@ def main():
             shutil.rmtree(folder, ignore_errors=True)
     results = Results(results_path)
     try:
-        results.add(machine(binary, "faults" if options.faults else "beside" if options.beside else "states"))
+        results.begin(machine(binary, "faults" if options.faults else "beside" if options.beside else "states"))
         campaign = Campaign(options, binary, helpers, folder, results)
         if options.beside:
             for row in beside.rows(binary, interpreters):
