@@ -6,7 +6,7 @@
 #   make fuzz     libFuzzer on every reader of foreign bytes, FUZZ_SECONDS=3600 each; FUZZ=names
 #   make matrix   every live test on every interpreter found
 #   make asan     launcher and unit tests under address and undefined sanitizers
-#   make campaign states of a target x interpreters x actions, BUDGET=30 minutes; then docs/reliability.md
+#   make campaign states of a target x interpreters x actions, BUDGET=30 minutes; then $(BUILD)/campaign/reliability.md
 #   make campaign-faults  a launcher that dies, or runs out of memory, at each step
 #   make campaign-roots   targets in other Debian releases for it: other libcs, other Pythons
 #   make campaign-kernels its core on Linux 5.10, 6.1 and 6.12, under qemu
@@ -174,6 +174,8 @@ bench-quick: all
 	BUILD=$(BUILD) tests/bench/run.py --quick
 
 # Sessions by the thousand, in every state a target can be in (tests/campaign/run.py --help).
+# docs/reliability.md is written by CAMPAIGN="--report --output docs/reliability.md", and
+# its section on kernels by the same in KERNELS.
 BUDGET ?= 30
 CAMPAIGN ?=
 campaign: all

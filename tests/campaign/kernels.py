@@ -11,7 +11,8 @@ Kernels are Debian's: packages given by --deb, or those of --series, which apt f
 a folder of its own ($BUILD/campaign/kernels/apt) from the mirror that this machine's apt
 uses. They are unpacked, never installed. Rows come over the guest's second serial port
 into $BUILD/campaign/kernels/RELEASE.jsonl; the files of all kernels are put together in
-$BUILD/campaign/kernels.jsonl, from which docs/reliability.md gets its section.
+$BUILD/campaign/kernels.jsonl, from which the campaign's page gets its section:
+$BUILD/campaign/reliability.md, or that of --output (docs/reliability.md).
 
 Needs qemu-system-x86_64, mke2fs, gcc, dpkg-deb; about 1.5 GB of disk; no privileges.
 Exits 1 when something failed on one of the kernels, or one did not come to its end."""
@@ -393,7 +394,7 @@ def parse():
     parser.add_argument("--only", default="", help="parts of guest/main.py beside the probes: selftest, states, tests, or a state's or a test's name")
     parser.add_argument("--same-image", action="store_true", help="do not build the userland's image anew")
     parser.add_argument("--report", action="store_true", help="only write the section of the page")
-    parser.add_argument("--output", default=os.path.join(ROOT, "docs", "reliability.md"))
+    parser.add_argument("--output", default="", help="the page")
     parser.add_argument("-v", dest="verbose", action="store_true")
     return parser.parse_args()
 
@@ -420,7 +421,7 @@ def main():
             print("%s: %d complaints" % (kernel.release, len(complaints)), flush=True)
             bad += complaints
         collect(folder, result)
-    report.write_kernels(report.read_rows(result), options.output)
+    report.write_kernels(report.read_rows(result), options.output or os.path.join(helpers, report.PAGE))
     print("\n".join(bad))
     return 1 if bad else 0
 

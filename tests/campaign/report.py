@@ -1,4 +1,4 @@
-"""docs/reliability.md from the file of results: what was tried, and what came of it."""
+"""The page (docs/reliability.md is one) from the file of results: what was tried, and what came of it."""
 import collections
 import json
 import os
@@ -8,9 +8,11 @@ import signal
 import report_kernels
 import table
 
+PAGE = "reliability.md"
 TOLD = 12  # failures that are quoted
 BEFORE = "before"  # the commit of rows that do not say theirs, where the file's order leaves it open
 KINDS = (("session", "sessions"), ("fault", "faults"), ("beside", "beside gdb"))
+GOALS = (("p50", 0.5, 300000), ("p99", 0.99, 1000000))  # ns, below which what is held beside gdb is to be
 FOR_P99 = 100  # values, of which it is the largest
 
 
@@ -224,6 +226,20 @@ def tell_total(book):
         yield ""
 
 
+def missed(rows):
+    """Names of the goals that a set of visits misses; p99 is not judged where it would be the largest."""
+    held = sorted(row["held_ns"] for row in rows)
+    return [name for name, share, goal in GOALS if percentile(held, share) >= goal and (name != "p99" or len(held) > FOR_P99)]
+
+
+def tell_goals(book):
+    ours = {(state, python): missed(rows) for (state, tool, python), rows in sorted(book.beside.items()) if tool == "mempulse"}
+    bad = ["%s on %s (%s)" % (state, python, ", ".join(names)) for (state, python), names in ours.items() if names]
+    yield "mempulse's goal is %s. " % " and ".join("%s < %s us" % (name, us(goal)) for name, _, goal in GOALS) + \
+        ("Missed by: %s." % "; ".join(bad) if bad else "No row misses it.")
+    yield ""
+
+
 def tell_beside(book):
     if not book.beside:
         return
@@ -241,6 +257,7 @@ def tell_beside(book):
         yield line(state, tool, python, len(rows), *held,
                    ms(percentile(sorted(row["took_ns"] for row in rows), 0.5)), us(percentile(sorted(row["step_ns"] for row in rows), 0.5)))
     yield ""
+    yield from tell_goals(book)
 
 
 def tell_machine(book):
@@ -405,8 +422,28 @@ INTRODUCTION = """# Reliability
 
 Written by `make campaign` from its own results; not by hand. To see it for yourself:
 
+    make campaign-roots                  # other Debian releases, for the states `other_root`
     make campaign BUDGET=60              # minutes; goes on where it was stopped
     make campaign-faults BUDGET=30
+    make campaign CAMPAIGN=--beside      # for "Beside gdb", on a calm machine
+    make campaign CAMPAIGN="--report --output docs/reliability.md"
+
+Each appends to `build/campaign/results.jsonl` and writes `build/campaign/reliability.md` from
+it; only the last line writes this page. On 2 CPUs it does some 1,000 sessions a minute while
+each target is new, then 1,500: 100,000 take an hour and a quarter.
+
+It needs root: without, states with mounts, namespaces, other users and other roots are skipped,
+as is each whose tool (strace, gdb, unshare, setpriv, taskset, chrt) is missing. `make` installs what
+building takes, by apt. Into `build/campaign` come jemalloc and tcmalloc (`apt-get download`,
+unpacked there) and two venvs with packages from PyPI; with `campaign-roots`, which needs
+debootstrap, a root of some 400 MB for each release into `/tmp/roots` (`CAMPAIGN_ROOTS`). `resident_8`
+runs where 16 GiB of memory are free, `resident` where 2 GiB are.
+
+Interpreters are `system`, which is /usr/bin/python3; `pyX.Y`, those under `~/.pyenv/versions`
+(`PYENV_ROOT`), or `PYTHONS`, a list of paths with colons, instead of both; `venv` and `venv-X.Y`,
+with other people's packages; `root-NAME`, /usr/bin/python3 in another release's root, with
+its libc. forky's is 3.14, newer than what is supported: refused, with nothing changed, each
+time; so a pyenv interpreter is copied there, `root-forky-X.Y`, and runs with forky's libc.
 
 Each target is a Python program in one of the states below that checks itself: a running
 checksum of all it computes, EINTR counted around blocking calls made straight through
@@ -423,7 +460,9 @@ nothing to do.
 
 A session is one of: inject and detach after 5 to 30 ms; the same with `--lines`; SIGKILL of the
 launcher at a random moment; `detach` from elsewhere; two launchers at once; in the state `ends`, a
-target that comes to its own end meanwhile. The pause is
+target that comes to its own end meanwhile; in `limit_as_any`, `starve`: RLIMIT_AS ends 64 KiB to
+12 MiB above what the target has, so that sometime each step of loader and agent is refused
+memory. The pause is
 the launcher's own figure. The machine has far too much to do meanwhile, five targets for each
 CPU, each with its launcher: pauses and times to HOOKED below are those of a machine in trouble.
 What a calm one shows stands under "Beside gdb"."""

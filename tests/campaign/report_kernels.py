@@ -1,4 +1,4 @@
-"""The section "Kernels" of docs/reliability.md, from the rows of kernels.py."""
+"""The section "Kernels" of the campaign's page, from the rows of kernels.py."""
 import collections
 
 TITLE = "## Kernels"

@@ -5,8 +5,8 @@
 Puts targets into every state of table.py, on every interpreter found, and injects them
 hundreds of times each; results are appended to $BUILD/campaign/results.jsonl as they
 come. A run that was stopped goes on where the file ends: the state with the fewest
-sessions is always next. Then docs/reliability.md is written from the whole file
-(--output for another place). Exits 1 when a target was harmed or a session failed.
+sessions is always next. Then $BUILD/campaign/reliability.md is written from the whole file
+(docs/reliability.md is one that was written with --output). Exits 1 when a target was harmed or a session failed.
 
 --slice is a short look: each state once, on one interpreter in turn, a few
 sessions, nothing fetched and no page written; it ends with `N passed, N failed, N skipped`."""
@@ -379,7 +379,7 @@ def parse():
     parser.add_argument("-k", dest="pattern", default="", help="of the slice: only those whose name contains this")
     parser.add_argument("--report", action="store_true", help="only write the page")
     parser.add_argument("--results", default="", help="the file of results")
-    parser.add_argument("--output", default=os.path.join(ROOT, "docs", "reliability.md"))
+    parser.add_argument("--output", default="", help="the page")
     parser.add_argument("-v", dest="verbose", action="store_true")
     options = parser.parse_args()
     options.jobs = options.jobs or (1 if options.slice else JOBS_PER_CPU) * (os.cpu_count() or 1)
@@ -401,6 +401,7 @@ def main():
     build = os.path.join(ROOT, os.environ.get("BUILD", "build"))
     helpers = os.path.join(build, "campaign")
     results_path = options.results or os.path.join(helpers, "results.jsonl")
+    options.output = options.output or os.path.join(helpers, report.PAGE)
     if options.report:
         report.write(results_path, options.output)
         return 0
