@@ -42,15 +42,16 @@ def compile_helpers(folder):
 
 def compile_framehook(folder, interpreter):
     """With this interpreter's own headers, where it has them."""
-    out = os.path.join(folder, "framehook-%d.%d" % interpreter.version)
-    if interpreter.version < (3, 9) or glob.glob(out + "/*.so"):
+    out = os.path.join(folder, "framehook-%d.%d" % interpreter.version, "framehook.so")
+    source = os.path.join(SOURCES, "framehook.c")
+    if os.path.exists(out) and os.path.getmtime(out) >= os.path.getmtime(source):
         return
     include = subprocess.check_output([interpreter.path, "-c", "import sysconfig; print(sysconfig.get_paths()['include'])"]).decode().strip()
     if not os.path.exists(os.path.join(include, "Python.h")):
         return
-    os.makedirs(out, exist_ok=True)
+    os.makedirs(os.path.dirname(out), exist_ok=True)
     call(os.environ.get("CC", "gcc"), "-O2", "-shared", "-fPIC", "-I", include, "-I", os.path.join(include, "internal"),
-         "-o", os.path.join(out, "framehook.so"), os.path.join(SOURCES, "framehook.c"))
+         "-o", out, source)
 
 
 def fetch_allocators(folder):

@@ -16,7 +16,8 @@ import subprocess
 import harness
 import procfs
 
-CGROUP = "/sys/fs/cgroup/memory"
+CGROUP_1 = "/sys/fs/cgroup/memory", "memory.usage_in_bytes", "memory.limit_in_bytes"
+CGROUP_2 = "memory.current", "memory.max"
 CGROUP_ROOM = 4 << 20
 WAIT = 10
 
@@ -110,8 +111,23 @@ def as_nobody_hidden(lap):
     return mounted(HIDING) + as_nobody(lap)
 
 
+def memory_cgroups():
+    """(folder, file of what is used, file of the limit): version 1's controller, else a cgroup2 mount that hands on
+    the memory controller."""
+    if os.path.isdir(CGROUP_1[0]):
+        return CGROUP_1
+    with open("/proc/mounts") as file:
+        mounts = [line.split() for line in file]
+    for folder in [words[1] for words in mounts if words[2] == "cgroup2"]:
+        with open(os.path.join(folder, "cgroup.subtree_control")) as file:
+            if "memory" in file.read().split():
+                return (folder,) + CGROUP_2
+    raise harness.Skip("no cgroup here hands on the memory controller")
+
+
 def in_cgroup(lap):
-    path = os.path.join(CGROUP, "mempulse-campaign-%d" % lap.number)
+    folder, *lap.cgroup_files = memory_cgroups()
+    path = os.path.join(folder, "mempulse-campaign-%d" % lap.number)
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
@@ -134,9 +150,10 @@ def number(path):
 @contextlib.contextmanager
 def little_memory(lap, target):
     """The cgroup's limit lies just above what is used."""
-    used = number(os.path.join(lap.cgroup, "memory.usage_in_bytes"))
+    usage, limit = [os.path.join(lap.cgroup, name) for name in lap.cgroup_files]
+    used = number(usage)
     try:
-        with open(os.path.join(lap.cgroup, "memory.limit_in_bytes"), "w") as file:
+        with open(limit, "w") as file:
             file.write(str(used + CGROUP_ROOM))
     except OSError as error:
         raise harness.Skip("no limit on memory can be set: %s" % error)
@@ -247,7 +264,7 @@ STATES += [
     State("other_root_busy", "containers", "fib", prefix=in_root, pythons="root"),
 
     State("traced", "with other tools", codes=(0, 6)), State("profiled", "with other tools"), State("covered", "with other tools", codes=(0, 6)),
-    State("tracemalloc", "with other tools"), State("framehook", "with other tools", least=(3, 9)),
+    State("tracemalloc", "with other tools"), State("framehook", "with other tools"),
     State("asyncio", "with other tools"), State("asyncio_forever", "with other tools"),
     State("uvloop", "with other tools", pythons="venv"), State("gevent", "with other tools", pythons="venv"),
     State("debugpy", "with other tools", codes=(0, 6), pythons="venv", env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"}), State("numpy", "with other tools", pythons="venv"),

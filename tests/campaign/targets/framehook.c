@@ -1,32 +1,52 @@
 /* A user of PEP 523, as torch or pydevd: an eval-frame function of its own that counts
- * and calls the one that was there. For CPython 3.9 and later. */
+ * and calls the one that was there. */
 #define Py_BUILD_CORE_MODULE 1
 #include <Python.h>
+#if PY_VERSION_HEX >= 0x03090000
 #include <internal/pycore_interp.h>
+#elif PY_VERSION_HEX >= 0x03080000
+#include <internal/pycore_pystate.h>
+#endif
 #if PY_VERSION_HEX >= 0x030b0000
 #include <internal/pycore_frame.h>
+#endif
+
+/* How each version passes a frame, and reads and writes the slot: without functions for
+ * it before 3.9, where the interpreter's state is in pystate.h or, in 3.8, an internal header. */
+#if PY_VERSION_HEX >= 0x030b0000
+#define FRAME PyThreadState *t, struct _PyInterpreterFrame *f, int exc
+#define PASSED t, f, exc
+#elif PY_VERSION_HEX >= 0x03090000
+#define FRAME PyThreadState *t, PyFrameObject *f, int exc
+#define PASSED t, f, exc
+#else
+#define FRAME struct _frame *f, int exc
+#define PASSED f, exc
+#endif
+
+#if PY_VERSION_HEX >= 0x03090000
+#define SLOT_GET() _PyInterpreterState_GetEvalFrameFunc(PyInterpreterState_Get())
+#define SLOT_SET(function) _PyInterpreterState_SetEvalFrameFunc(PyInterpreterState_Get(), function)
+#else
+#define SLOT_GET() (PyThreadState_Get()->interp->eval_frame)
+#define SLOT_SET(function) (PyThreadState_Get()->interp->eval_frame = (function))
 #endif
 
 static _PyFrameEvalFunction before;
 static unsigned long long count;
 
-#if PY_VERSION_HEX >= 0x030b0000
-static PyObject *evaluate(PyThreadState *t, struct _PyInterpreterFrame *f, int exc)
-#else
-static PyObject *evaluate(PyThreadState *t, PyFrameObject *f, int exc)
-#endif
+static PyObject *evaluate(FRAME)
 {
     count++;
-    return before(t, f, exc);
+    return before(PASSED);
 }
 
 static PyObject *install(PyObject *self, PyObject *unused)
 {
-    PyInterpreterState *i = PyInterpreterState_Get();
     (void)self;
     (void)unused;
-    before = _PyInterpreterState_GetEvalFrameFunc(i);
-    _PyInterpreterState_SetEvalFrameFunc(i, evaluate);
+    before = SLOT_GET();
+    SLOT_SET(evaluate);
     Py_RETURN_NONE;
 }
 
@@ -35,7 +55,7 @@ static PyObject *look(PyObject *self, PyObject *unused)
 {
     (void)self;
     (void)unused;
-    return Py_BuildValue("Ki", count, _PyInterpreterState_GetEvalFrameFunc(PyInterpreterState_Get()) == evaluate);
+    return Py_BuildValue("Ki", count, SLOT_GET() == evaluate);
 }
 
 static PyMethodDef methods[] = {{"install", install, METH_NOARGS, NULL}, {"look", look, METH_NOARGS, NULL}, {0}};
