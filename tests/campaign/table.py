@@ -265,6 +265,7 @@ STATES += [
 
     State("traced", "with other tools", codes=(0, 6)), State("profiled", "with other tools"), State("covered", "with other tools", codes=(0, 6)),
     State("tracemalloc", "with other tools"), State("framehook", "with other tools"),
+    State("framehook_toggles", "with other tools"),
     State("asyncio", "with other tools"), State("asyncio_forever", "with other tools"),
     State("uvloop", "with other tools", pythons="venv"), State("gevent", "with other tools", pythons="venv"),
     State("debugpy", "with other tools", codes=(0, 6), pythons="venv", env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"}), State("numpy", "with other tools", pythons="venv"),

@@ -103,6 +103,19 @@ def frame_hook(base):
     return Framehook
 
 
+def frame_hook_toggles(base):
+    class FramehookToggles(frame_hook(base)):
+        """Its function comes and goes at run time, as torch's does around what it compiles."""
+
+        def step(self, i):
+            value = super().step(i)
+            self.hook.remove()
+            between = base.step(self, i)
+            self.hook.install()
+            return checksum((value, between))
+    return FramehookToggles
+
+
 def debugged(base):
     class Debugpy(base):
         """Listening for a debugger that never comes."""
@@ -131,4 +144,5 @@ def numeric(base):
 
 def states(base):
     return {"uvloop": Uvloop, "gevent": Gevent, "tracemalloc": traced_memory(base), "framehook": frame_hook(base),
+            "framehook_toggles": frame_hook_toggles(base),
             "debugpy": debugged(base), "numpy": numeric(base)}

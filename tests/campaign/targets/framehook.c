@@ -45,8 +45,20 @@ static PyObject *install(PyObject *self, PyObject *unused)
 {
     (void)self;
     (void)unused;
-    before = SLOT_GET();
-    SLOT_SET(evaluate);
+    if (SLOT_GET() != evaluate) {
+        before = SLOT_GET();
+        SLOT_SET(evaluate);
+    }
+    Py_RETURN_NONE;
+}
+
+/* As torch does: what was there is put back, whatever is there now. `before` is kept, for
+ * frames that are inside `evaluate`. */
+static PyObject *take_out(PyObject *self, PyObject *unused)
+{
+    (void)self;
+    (void)unused;
+    SLOT_SET(before);
     Py_RETURN_NONE;
 }
 
@@ -58,7 +70,8 @@ static PyObject *look(PyObject *self, PyObject *unused)
     return Py_BuildValue("Ki", count, SLOT_GET() == evaluate);
 }
 
-static PyMethodDef methods[] = {{"install", install, METH_NOARGS, NULL}, {"look", look, METH_NOARGS, NULL}, {0}};
+static PyMethodDef methods[] = {
+    {"install", install, METH_NOARGS, NULL}, {"remove", take_out, METH_NOARGS, NULL}, {"look", look, METH_NOARGS, NULL}, {0}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "framehook", NULL, -1, methods, 0, 0, 0, 0};
 
 PyMODINIT_FUNC PyInit_framehook(void)
