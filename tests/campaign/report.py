@@ -11,7 +11,7 @@ import table
 PAGE = "reliability.md"
 TOLD = 12  # failures that are quoted
 BEFORE = "before"  # the commit of rows that do not say theirs, where the file's order leaves it open
-KINDS = (("session", "sessions"), ("fault", "faults"), ("beside", "beside gdb"))
+KINDS = (("session", "sessions"), ("fault", "faults"), ("beside", "beside gdb"), ("cycles", "targets of many"))
 GOALS = (("p50", 0.5, 300000), ("p99", 0.99, 1000000))  # ns, below which what is held beside gdb is to be
 FOR_P99 = 100  # values, of which it is the largest
 
@@ -128,7 +128,8 @@ class Book:
         self.actions = collections.defaultdict(Sum)
         self.runs, self.bad, self.skips, self.faults, self.beside = [], [], {}, [], collections.defaultdict(list)
         self.notes, self.had, self.had_laps = collections.Counter(), set(), set()
-        self.fault_laps, self.only_faults, self.plans, self.commits = Sum(), False, [], Commits()
+        self.fault_laps, self.only_faults, self.commits = Sum(), False, Commits()
+        self.plans, self.cycles = [], []
         for row in rows:
             self.take(row)
 
@@ -150,6 +151,8 @@ class Book:
             self.plans.append(row)
         elif kind == "beside":
             self.beside[row["state"], row["tool"], row["python"]].append(row)
+        elif kind == "cycles":
+            self.cycles.append(row)
         elif kind == "skip":
             self.skips[row["state"], row["python"]] = row["why"]
         elif kind == "note":
@@ -258,6 +261,22 @@ def tell_beside(book):
                    ms(percentile(sorted(row["took_ns"] for row in rows), 0.5)), us(percentile(sorted(row["step_ns"] for row in rows), 0.5)))
     yield ""
     yield from tell_goals(book)
+
+
+def tell_cycles(book):
+    if not book.cycles:
+        return
+    yield "## Many sessions in one target"
+    yield ""
+    yield "RSS and mappings of one target (`fib`) before its first session, after it, and after the last (`make campaign CAMPAIGN=\"--cycles 1000\"`). " \
+        "What differs between the last two, but for RSS, is a harm."
+    yield ""
+    yield from head("python", "sessions", "KiB before", "after the first", "after the last", "mappings before", "after the first", "after the last", "harms")
+    for row in book.cycles:
+        sizes = [row.get(at, {}) for at in ("before", "first", "last")]
+        yield line(row["python"], row["sessions"], *["%d" % (s["rss"] >> 10) if s else "" for s in sizes],
+                   *[s.get("maps", "") for s in sizes], len(row["harms"]) or "")
+    yield ""
 
 
 def tell_machine(book):
@@ -425,6 +444,7 @@ Written by `make campaign` from its own results; not by hand. To see it for your
     make campaign-roots                  # other Debian releases, for the states `other_root`
     make campaign BUDGET=60              # minutes; goes on where it was stopped
     make campaign-faults BUDGET=30
+    make campaign CAMPAIGN="--cycles 1000"
     make campaign CAMPAIGN=--beside      # for "Beside gdb", on a calm machine
     make campaign CAMPAIGN="--report --output docs/reliability.md"
 
@@ -471,7 +491,7 @@ What a calm one shows stands under "Beside gdb"."""
 def write(results, output):
     book = Book(read_rows(results))
     lines = [INTRODUCTION, ""]
-    for part in (tell_total, tell_bad, tell_beside, tell_machine, tell_states):
+    for part in (tell_total, tell_bad, tell_beside, tell_cycles, tell_machine, tell_states):
         lines += part(book)
     lines += ["## By interpreter", ""] + list(tell_table("interpreter", sorted(book.pythons.items())))
     lines += ["## By action", ""] + list(tell_table("action", sorted(book.actions.items())))

@@ -29,6 +29,7 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.join(ROOT, "tests", "live"))
 
 import beside
+import cycles
 import harness
 import faults
 import lap
@@ -375,6 +376,7 @@ def parse():
     parser.add_argument("--count", type=int, default=0, help="sessions of a long lap")
     parser.add_argument("--faults", action="store_true", help="the fault points instead of the states (make campaign-faults)")
     parser.add_argument("--beside", action="store_true", help="only the pause, side by side with gdb's")
+    parser.add_argument("--cycles", type=int, default=0, help="only so many sessions in one target of each interpreter")
     parser.add_argument("--slice", action="store_true", help="each state once")
     parser.add_argument("-k", dest="pattern", default="", help="of the slice: only those whose name contains this")
     parser.add_argument("--report", action="store_true", help="only write the page")
@@ -428,11 +430,15 @@ def main():
             shutil.rmtree(folder, ignore_errors=True)
     results = Results(results_path)
     try:
-        results.begin(machine(binary, "faults" if options.faults else "beside" if options.beside else "states"))
+        results.begin(machine(binary, "faults" if options.faults else "beside" if options.beside else "cycles" if options.cycles else "states"))
         campaign = Campaign(options, binary, helpers, folder, results)
         if options.beside:
             for row in beside.rows(binary, interpreters):
                 results.add(row)
+        elif options.cycles:
+            for row in cycles.rows(binary, interpreters, options.cycles):
+                results.add(row)
+                campaign.tell(row)
         elif options.faults:
             faults.run(campaign, interpreters)
         else:
