@@ -19,6 +19,7 @@
     X(PyThreadState_GetUnchecked)   /* 3.13 */ \
     X(PyThreadState_Next) \
     X(PyThreadState_New) \
+    X(_PyThreadState_Prealloc)      /* 3.11 */ \
     X(PyThreadState_Clear) \
     X(PyThreadState_Delete) \
     X(PyThreadState_Swap) \

@@ -109,10 +109,20 @@ static void await_memory(int *step)
     *step = 2 * *step < MEMORY_STEP_MAX_MS ? 2 * *step : MEMORY_STEP_MAX_MS;
 }
 
-/* NULL without memory, or when there soon is no interpreter. */
+/* NULL without memory, or when there soon is no interpreter. 3.11's PyThreadState_New makes
+ * current what it may not have got; what it counts there is counted here. */
 static void *state_new(void)
 {
-    return py_finalizing() ? NULL : PY(PyThreadState_New, void *(*)(void *))(py_main_interp());
+    void *ts;
+
+    if (py_finalizing())
+        return NULL;
+    if (g.minor != 11 || !PY_HAS(_PyThreadState_Prealloc))
+        return PY(PyThreadState_New, void *(*)(void *))(py_main_interp());
+    ts = PY(_PyThreadState_Prealloc, void *(*)(void *))(py_main_interp());
+    if (ts)
+        FIELD(int32_t, ts, g.layout.ts_gilstate) = 1;
+    return ts;
 }
 
 /* The GIL is held in the stand-in's name, and given back meanwhile, and where none is made:
