@@ -12,7 +12,7 @@
 #include "base/clock.h"
 #include "base/utf8.h"
 #include "cmd.h"
-#include "cmd_watch.h"
+#include "cmd_look.h"
 #include "inject/inject.h"
 #include "render/render.h"
 
@@ -172,11 +172,8 @@ static void print_json(pid_t pid, const struct inject_agent *a)
 static int status_one(const struct talk *t, pid_t pid, bool all, struct mp_failure *f)
 {
     struct inject_agent a;
-    int n;
+    int n = cmd_look(pid, &a, f);
 
-    cmd_watch(t, pid, CMD_WATCH_LOOK_NS, false);
-    n = inject_find_agent(pid, &a, f);
-    cmd_watch_off();
     if (n < 0)
         return n;
     if (n == 0 && all)
@@ -190,19 +187,32 @@ static int status_one(const struct talk *t, pid_t pid, bool all, struct mp_failu
     return n;
 }
 
-/* Every process whose maps can be read; those that can't are not ours to tell of. */
-static int status_all(const struct talk *t)
+/* Whether one that can't be looked at is told of. Not those that are not ours to look at. */
+static bool is_told(const struct mp_failure *f)
+{
+    return f->code == MP_E_STALLED || f->code == MP_E_INTERNAL;
+}
+
+/* Every process that can be read. *ret_code: the exit code for the first that can't and is
+ * told of, or 0. Another user may have made it so: the others are listed all the same. */
+static int status_all(const struct talk *t, int *ret_code)
 {
     DIR *d = opendir("/proc");
     struct dirent *e;
-    int found = 0;
+    int found = 0, code = 0;
 
     while (d && (e = readdir(d))) {
-        struct mp_failure ignored = {0};
+        struct mp_failure f = {0};
+        pid_t pid = (pid_t)atoi(e->d_name);
+        int n = isdigit((unsigned char)e->d_name[0]) ? status_one(t, pid, true, &f) : 0;
 
-        if (isdigit((unsigned char)e->d_name[0]) && status_one(t, (pid_t)atoi(e->d_name), true, &ignored) > 0)
-            found++;
+        found += n > 0;
+        if (n < 0 && is_told(&f)) {
+            n = cmd_fail(t, pid, &f);
+            code = code ? code : n;
+        }
     }
+    *ret_code = code;
     if (d)
         closedir(d);
     if (!found && !t->json)
@@ -217,7 +227,7 @@ static int run(int argc, char **argv)
     const char *value = NULL;
     bool strict = false;
     pid_t pid;
-    int c, n;
+    int c, n, code = 0;
 
     for (int i = 1; i < argc; i++)
         talk.json |= !strcmp(argv[i], "--json");
@@ -235,7 +245,7 @@ static int run(int argc, char **argv)
         strict |= c == 's';
     }
     if (!value && optind == argc) {
-        n = status_all(&talk);
+        n = status_all(&talk, &code);
     } else {
         pid = cmd_target(&talk, &cmd_status, value, argc - optind, argv + optind);
         if (pid < 0)
@@ -246,5 +256,7 @@ static int run(int argc, char **argv)
     }
     if (fflush(stdout))
         return mp_err_exit_code(MP_E_OUTPUT);
+    if (code)
+        return code;
     return !n && strict ? mp_err_exit_code(MP_E_NOT_INJECTED) : 0;
 }

@@ -19,12 +19,17 @@ static struct {
     bool touched;
 } watch = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
+int cmd_watch_stalled(pid_t pid, struct mp_failure *f)
+{
+    return mp_fail(f, MP_E_STALLED, ETIMEDOUT, "a page of process %d's memory or files does not come: who provides it (FUSE, NFS, "
+                                               "userfaultfd) does not answer", (int)pid);
+}
+
 static __attribute__((noreturn)) void watch_over(void)
 {
     struct mp_failure f = {0};
 
-    mp_fail(&f, MP_E_STALLED, ETIMEDOUT, "a page of process %d's memory or files does not come: who provides it (FUSE, NFS, "
-                                         "userfaultfd) does not answer", (int)watch.pid);
+    (void)cmd_watch_stalled(watch.pid, &f);
     f.changed_target = watch.touched;
     if (watch.touched)
         mp_fail_hint(&f, "what was begun in the target ends by itself, now that this program has; to be sure: mempulse detach -p %d",

@@ -18,4 +18,7 @@
 void cmd_watch(const struct talk *t, pid_t pid, uint64_t ns, bool touched);
 void cmd_watch_off(void);
 
+/* The failure that is told then. Returns -MP_E_STALLED. */
+int cmd_watch_stalled(pid_t pid, struct mp_failure *f);
+
 #endif

@@ -468,6 +468,30 @@ def stalled(context):
         check(target.ask("ping")["pong"], "it does not answer")
 
 
+def stalled_among_others(context):
+    """One of all processes can't be looked at: it is named, the others are listed, before and after it."""
+    with harness.all_processes, harness.Target(context.python, "select") as before, \
+            harness.Target(context.python, "stalled") as stalled, harness.Target(context.python, "select") as after:
+        stalled.ask("agent")
+        with sessions.inject(context, before, "-o", os.devnull) as first, sessions.inject(context, after, "-o", os.devnull) as last:
+            first.wait_attached()
+            last.wait_attached()
+            text = attempt(context, "status").expect(8)
+            for target in (before, after):
+                check("\n%d: hooked" % target.pid in "\n" + text.out, "%d is not listed\n%s", target.pid, text)
+            check("a page of process %d's memory" % stalled.pid in text.err, "%s", text)
+            result = attempt(context, "status", "--json").expect(8)
+            listed = {row["pid"] for row in map(json.loads, result.out.splitlines())}
+            check({before.pid, after.pid} <= listed and stalled.pid not in listed, "%s", result)
+            error = result.error()
+            check(error["code"] == "STALLED" and error["pid"] == stalled.pid, "%s", error)
+            for target in (before, after):
+                run(context.binary, "detach", "-p", target.pid).expect(0)
+            first.result().expect(0)
+            last.result().expect(0)
+        check(stalled.ask("ping")["pong"], "it does not answer")
+
+
 def locked_by_itself(context):
     """A target holds the lock of its own: refused in time, and it says who."""
     with harness.Target(context.python, "locker") as target:
@@ -676,6 +700,7 @@ TESTS = (
     ("leftover, and threads that begin", perhaps_born),
     ("leftover beside much memory", vast),
     ("memory that does not come", stalled),
+    ("memory that does not come, among others", stalled_among_others),
     ("lock of its own", locked_by_itself),
     ("another user", stranger),
     ("storm of stops", storm),
