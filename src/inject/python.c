@@ -391,7 +391,7 @@ unsigned python_gil_ranges(struct view *v, const struct python_id *id, struct pl
     if ((id->version >> 16 & 0xff) != 6 || !view_elf(v, id->module))
         return 0;
     for (i = 0; n < max && i < sizeof(names) / sizeof(names[0]); i++)
-        if (elf_find(id->module->elf, names[i], &s) == 0)
+        if (elf_find(id->module->elf, names[i], &s) == 0 && s.size <= UINT64_MAX - s.addr)
             ret[n++] = (struct plan_range){s.addr, s.addr + s.size, "the making of the GIL", true};
     return n;
 }

@@ -11,6 +11,7 @@
 #include "boot.h"
 #include "control.h"
 #include "fuzz.h"
+#include "inject/inject.h"
 #include "inject/ours.h"
 #include "thunk_page.h"
 #include "inject/room.h"
@@ -133,6 +134,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         check_shown(&a, false);
         check_shown(&a, true);
     }
+    (void)inject_agent_at_work(getpid(), getpid(), &maps);
     check_boot();
     return 0;
 }

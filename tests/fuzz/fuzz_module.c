@@ -88,19 +88,25 @@ static void check_python(struct view *v)
     uint64_t addr[MP_PY_SYM_COUNT];
     struct plan_range ranges[PLAN_RETRIES_MAX];
     struct python_id id;
+    unsigned n;
 
     python_identify(v, &id);
     if (id.kind != PYTHON_CPYTHON)
         return;
     FUZZ_HOLDS(python_resolve(v, &id, addr) <= MP_PY_SYM_COUNT);
     FUZZ_HOLDS(python_wait_ranges(v, &id, ranges, PLAN_RETRIES_MAX) <= PLAN_RETRIES_MAX);
+    FUZZ_HOLDS(python_switch_interval(v, &id) % sizeof(uint64_t) == 0); /* written to, in one piece */
+    n = python_gil_ranges(v, &id, ranges, PLAN_RETRIES_MAX);
+    FUZZ_HOLDS(n <= PLAN_RETRIES_MAX);
+    for (unsigned i = 0; i < n; i++)
+        FUZZ_HOLDS(ranges[i].lo <= ranges[i].hi);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct fuzz_in in = {data, size};
     unsigned how = fuzz_u8(&in);
-    struct view v = {.pid = getpid()};
+    struct view v = {.pid = getpid(), .budget = VIEW_BUDGET};
     size_t n;
 
     memset(memory, 0, dirty);
@@ -115,6 +121,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     walk_link_map(&v);
     if (view_elf(&v, &v.module[0]))
         check_elf(&v, v.module[0].elf);
+    FUZZ_HOLDS(v.module[0].elf_error != -E2BIG); /* the budget is for many, and for files */
     check_libc(&v);
     check_python(&v);
     view_close(&v);

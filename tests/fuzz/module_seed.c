@@ -26,6 +26,13 @@ STUB(dlclose)
 EXPORT void *malloc(unsigned long size);
 EXPORT void *malloc(unsigned long size) { return (void *)size; }
 STUB(PyGILState_Ensure)
+STUB(PyEval_SaveThread)
+STUB(PyEval_RestoreThread)
+static unsigned long switch_interval = 5000;
+EXPORT unsigned long _PyEval_GetSwitchInterval(void);
+EXPORT unsigned long _PyEval_GetSwitchInterval(void) { return switch_interval; }
+EXPORT unsigned long _PyEval_SetSwitchInterval(unsigned long us);
+EXPORT unsigned long _PyEval_SetSwitchInterval(unsigned long us) { return switch_interval = us; }
 EXPORT uint32_t _thread_db_pthread_tid[3] = {32, 1, 0x2d0};
 EXPORT uint32_t _thread_db_link_map_l_tls_offset[3] = {64, 1, 0x20};
 EXPORT unsigned long Py_Version = 0x030b0700;

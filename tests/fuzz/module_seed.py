@@ -13,6 +13,7 @@ R_DEBUG, LINK_MAP = 0x800, 0x900
 FLAGS = ["-Os", "-fPIC", "-ftls-model=initial-exec", "-shared", "-nostdlib", "-fcf-protection=none", "-fno-builtin",
          "-fno-asynchronous-unwind-tables", "-Wl,-z,noseparate-code,-z,norelro,--build-id=none",
          "-Wl,--hash-style=gnu,-soname,libc.so.6"]
+VERSIONS = 0x030b0700, 0x03060f00  # Py_Version
 PT_LOAD, PT_DYNAMIC, PT_TLS = 1, 2, 7
 DT_RELA, DT_RELASZ = 7, 8
 R_TPOFF64, R_RELATIVE = 18, 8
@@ -68,7 +69,9 @@ def write(name, data):
 def main():
     image = build()
     write("elf/shared-object", image)
-    write("module/libc", bytes([4 | 8]) + place(image))
+    memory = place(image)
+    write("module/libc", bytes([4 | 8]) + memory)
+    write("module/python36", bytes([4 | 8]) + memory.replace(b"3.11.7", b"3.6.15").replace(*(struct.pack("<Q", v) for v in VERSIONS)))
 
 
 if __name__ == "__main__":
