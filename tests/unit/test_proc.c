@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "target/mem.h"
+#include "skip.h"
 #include "target/proc.h"
 
 /* --- stat ------------------------------------------------------------------- */
@@ -208,8 +209,10 @@ START_TEST(test_large_environ)
     size_t len;
     ck_assert_ptr_ne(at, MAP_FAILED);
     memset(at, 'x', LARGE);
-    if (prctl(PR_SET_MM, PR_SET_MM_ENV_START, at, 0, 0) || prctl(PR_SET_MM, PR_SET_MM_ENV_END, at + LARGE, 0, 0))
-        return; /* not root, or a kernel without CONFIG_CHECKPOINT_RESTORE */
+    if (prctl(PR_SET_MM, PR_SET_MM_ENV_START, at, 0, 0) || prctl(PR_SET_MM, PR_SET_MM_ENV_END, at + LARGE, 0, 0)) {
+        skip("test_large_environ", "not root, or a kernel without CONFIG_CHECKPOINT_RESTORE");
+        return;
+    }
     ck_assert_int_eq(proc_read_head(getpid(), "environ", WANTED, &text, &len), 0);
     ck_assert_uint_eq(len, WANTED);
     ck_assert(text[0] == 'x' && text[WANTED - 1] == 'x' && text[WANTED] == 0);
