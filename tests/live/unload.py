@@ -1,6 +1,9 @@
 """What a session might leave where no map and no descriptor shows it: pthread keys, Python objects,
-blocks of memory. A target counts its own after each session."""
+blocks of memory, hooks in the interpreter's slots. A target counts its own after each session, and
+reads the slots itself: the agent's BYE is not asked."""
+import json
 import os
+import signal
 import statistics
 import subprocess
 
@@ -53,7 +56,77 @@ def unload(context, *options):
         process.stdout.close()
 
 
+SLOTS = """
+import ctypes, json, os, select, sys, threading
+asked, answered, others = threading.Lock(), threading.Lock(), []
+def fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)
+def hooks():
+    return [repr(sys.gettrace()), repr(sys.getprofile())]
+def other():
+    while True:
+        asked.acquire()  # of C: no hooked frame waits there
+        others[:] = hooks()
+        answered.release()
+def evaluator():
+    if not hasattr(ctypes.pythonapi, "PyInterpreterState_Get"): return None  # before 3.9
+    get, of = ctypes.pythonapi._PyInterpreterState_GetEvalFrameFunc, ctypes.pythonapi.PyInterpreterState_Get
+    get.restype, get.argtypes, of.restype = ctypes.c_void_p, [ctypes.c_void_p], ctypes.c_void_p
+    return get(of())
+def slots():
+    asked.release()
+    answered.acquire()
+    found = {"main": hooks(), "other": list(others), "evaluator": evaluator(),
+             "threading": [repr(threading._trace_hook), repr(threading._profile_hook)]}
+    if hasattr(sys, "monitoring"):
+        monitoring = sys.monitoring
+        tools = {i: monitoring.get_tool(i) for i in range(6)}
+        found["tools"] = {i: [name, monitoring.get_events(i), monitoring.get_local_events(i, fib.__code__)] if name else None
+                          for i, name in tools.items()}
+    return json.dumps(found) + "\\n"
+asked.acquire()
+answered.acquire()
+threading.Thread(target=other, daemon=True).start()
+slots()
+os.write(1, b"ready\\n")
+while True:
+    fib(9)
+    if select.select([0], [], [], 0.001)[0]:
+        if not os.read(0, 1): break
+        os.write(1, slots().encode())
+"""
+
+
+def slots(context, *options):
+    """The interpreter's slots after a session, as the program finds them, are those of before; in
+    the session one is not."""
+    process = harness.spawn([context.python, "-c", SLOTS], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def ask():
+        process.stdin.write(b"s")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline().decode())
+    try:
+        check(process.stdout.readline() == b"ready\n", "it is not ready")
+        before = ask()
+        for _ in range(2):
+            with harness.Launcher(context.binary, "inject", "-p", process.pid, "--depth", "0", "-q", "-o", os.devnull, *options) as launcher:
+                while not json.loads(harness.run(context.binary, "status", "-p", process.pid, "--json").out or "{}").get("state") == "hooked":
+                    pass
+                during = ask()
+                check(context.interpreter.version < (3, 9) or during != before, "nothing is seen of the hook: %s", during)
+                launcher.signal(signal.SIGTERM)
+                launcher.result().expect(143)
+            after = ask()
+            check(after == before, "before: %s\nafter:  %s", before, after)
+    finally:
+        harness.reap(process)
+        process.stdin.close()
+        process.stdout.close()
+
+
 def tests(short):
+    yield "unload: slots as before", slots
     yield "unload: no pthread key, no object", unload
     if not short:
+        yield "unload: slots as before, with lines", lambda context: slots(context, "--lines")
         yield "unload: no pthread key, no object, with lines", lambda context: unload(context, "--lines")
