@@ -519,30 +519,54 @@ static int borrow_round(struct borrow *b, size_t *ret_seen, struct mp_failure *f
     return r;
 }
 
+/* The module that the last thread looked at was in; "" where it has no name. */
+static void borrow_module(const struct borrow *b, char *ret_name, size_t size)
+{
+    const struct maps_entry *e = maps_at(&b->maps, b->regs.rip);
+    *ret_name = '\0';
+    if (e)
+        utf8_sanitise_into(ret_name, size, maps_basename(e), strlen(maps_basename(e)));
+}
+
 /* For -v: the code that the last thread looked at was in. */
 static void borrow_show_code(const struct borrow *b)
 {
     pid_t tid = b->last_tid;
     struct disasm *d = b->log ? disasm_new(disasm_read_pid, &tid) : NULL;
-    const struct maps_entry *e = maps_at(&b->maps, b->regs.rip);
-    char name[128] = "";
+    char name[128];
     if (!d)
         return;
-    if (e)
-        utf8_sanitise_into(name, sizeof name, maps_basename(e), strlen(maps_basename(e)));
+    borrow_module(b, name, sizeof name);
     fprintf(b->log, "inject: thread %d stood at %#llx%s%s, rax %lld, system call %lld\n", (int)tid, (unsigned long long)b->regs.rip,
             *name ? " in " : "", name, (long long)b->regs.rax, (long long)b->regs.orig_rax);
     disasm_print(d, b->log, disasm_before(d, b->regs.rip, BORROW_CODE_BACK), BORROW_CODE_SHOWN, b->regs.rip);
     disasm_free(d);
 }
 
+static void borrow_name(const struct borrow *b, char *ret_name, size_t size)
+{
+    struct proc_stat st;
+    *ret_name = '\0';
+    if (proc_stat_read(&st, b->plan->facts.pid, b->last_tid) == 0)
+        utf8_sanitise_into(ret_name, size, st.comm, strlen(st.comm));
+}
+
+void borrow_explain(const struct borrow *b, char *ret_text, size_t size)
+{
+    char name[PROC_COMM_MAX * 4], module[128], call[48] = "";
+    borrow_name(b, name, sizeof name);
+    borrow_module(b, module, sizeof module);
+    if ((long long)b->regs.orig_rax >= 0)
+        snprintf(call, sizeof call, "system call %lld of ", (long long)b->regs.orig_rax);
+    snprintf(ret_text, size, "thread %d (%s), borrowed in %s%s,", (int)b->last_tid, name, call, *module ? module : "code of no file");
+    borrow_show_code(b);
+}
+
 /* What stood in the way, with the thread's name and the number of its system call. */
 static int borrow_no_safe_point(const struct borrow *b, unsigned deadline_ms, struct mp_failure *f)
 {
-    char what[128], name[PROC_COMM_MAX * 4] = "", call[32] = "";
-    struct proc_stat st;
-    if (proc_stat_read(&st, b->plan->facts.pid, b->last_tid) == 0)
-        utf8_sanitise_into(name, sizeof name, st.comm, strlen(st.comm));
+    char what[128], name[PROC_COMM_MAX * 4], call[32] = "";
+    borrow_name(b, name, sizeof name);
     safepoint_describe(&b->last, what, sizeof what);
     if (b->last.verdict == SAFEPOINT_CALL)
         snprintf(call, sizeof call, " (number %lld)", (long long)b->regs.orig_rax);

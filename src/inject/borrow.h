@@ -64,6 +64,12 @@ void borrow_unstick(struct borrow *b);
 /* Whether wake_fd is readable. */
 bool borrow_interrupted(const struct borrow *b);
 
+/* For refusals that come after borrow_thread: the thread, its name, and what it was in when it was
+ * stopped, as the beginning of a sentence (BORROW_EXPLAIN bytes are enough). The code around
+ * that goes to b->log. */
+#define BORROW_EXPLAIN 320
+void borrow_explain(const struct borrow *b, char *ret_text, size_t size);
+
 /* Gives the thread back and takes the time. 0 or -errno (-ESRCH: it has ended). */
 int borrow_return(struct borrow *b);
 

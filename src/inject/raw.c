@@ -66,6 +66,18 @@ static bool raw_is_at(struct raw *r, uint64_t arg)
     return tracee_get_regs(&r->t, &regs) == 0 && regs.orig_rax == SYS_getpid && regs.rdi == arg;
 }
 
+static int raw_fail_hold(struct raw *r, struct mp_failure *f)
+{
+    char thread[BORROW_EXPLAIN];
+    uint64_t held = clock_mono_ns() - r->borrow->stop_ns;
+    int ret = borrow_finish(r->borrow, f); /* it goes on before it is told of */
+    if (ret < 0)
+        return ret;
+    borrow_explain(r->borrow, thread, sizeof thread);
+    return mp_fail(f, MP_E_NO_SAFE_POINT, 0, "%s could not be held for as long as the loader's needed: %llu ms, without an end "
+                   "(malloc without locks: MALLOC_ARENA_MAX=1)", thread, (unsigned long long)held / 1000000);
+}
+
 /* Threads of the target that were asked to stop and do so only now must not wait for ours. */
 static int raw_next(struct raw *r, struct tracee_stop *ret_stop, struct mp_failure *f)
 {
@@ -79,8 +91,7 @@ static int raw_next(struct raw *r, struct tracee_stop *ret_stop, struct mp_failu
         borrow_unstick(r->borrow);
     } while (ret == -ETIMEDOUT && clock_mono_ns() < end);
     if (ret == -ETIMEDOUT && r->borrow->hold_ns)
-        return mp_fail(f, MP_E_NO_SAFE_POINT, 0, "thread %d could not be held for as long as the loader's needed "
-                       "(malloc without locks: MALLOC_ARENA_MAX=1)", (int)r->borrow->t.tid);
+        return raw_fail_hold(r, f);
     if (ret < 0)
         return mp_fail(f, MP_E_INJECT, -ret, "the loader's thread %d does not move", (int)r->t.tid);
     if (ret_stop->event != TRACEE_GONE)

@@ -348,6 +348,14 @@ static void run_await_leave(struct run *r)
         r->f->changed_target = true;
 }
 
+static int run_fail_progress(const struct run *r, uint64_t waited_ns)
+{
+    char thread[BORROW_EXPLAIN];
+    borrow_explain(&r->borrow, thread, sizeof thread);
+    return mp_fail(r->f, MP_E_NO_SAFE_POINT, 0, "%s hardly got to run for %llu ms: it may be in the midst of a malloc without locks",
+                   thread, (unsigned long long)waited_ns / 1000000);
+}
+
 /* Until libc took note of threads the borrowed one, let go, may have begun a malloc without
  * locks. Preempted in it, it would come back to an arena that the agent has had, which takes
  * locks. So it is to get out of there before the loader loads anything; mostly it has, or
@@ -366,8 +374,7 @@ static int run_await_progress(struct run *r)
         if (borrow_interrupted(&r->borrow))
             return mp_fail(r->f, MP_E_INTERRUPTED, 0, "interrupted while thread %d hardly got to run", (int)r->borrow.t.tid);
         if (clock_mono_ns() >= end)
-            return mp_fail(r->f, MP_E_NO_SAFE_POINT, 0, "thread %d hardly got to run for %llu ms: it may be in the midst of a malloc without "
-                           "locks", (int)r->borrow.t.tid, (unsigned long long)(end - now) / 1000000);
+            return run_fail_progress(r, end - now);
         nanosleep(&step, NULL);
         borrow_unstick(&r->borrow);
     }
