@@ -34,6 +34,7 @@ struct thunk {
      * writes it, then looks for an agent; an agent is mapped, then reads it. So one of the
      * two sees the other. */
     volatile uint32_t claimed;
+    volatile uint64_t idle; /* calls while it was inert: who still has its address uses it */
 };
 
 #endif

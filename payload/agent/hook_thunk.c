@@ -634,35 +634,38 @@ static void take_page(struct thunk *t)
 }
 
 /* Whether the page that an earlier agent left is in the slot, or called by what is. */
-static bool is_in_place(uint64_t slot)
+static bool is_in_place(void)
 {
-    if (page->entry == slot)
+    if (page->entry == thunk_get_slot())
         return true;
     if (!(page->flags & THUNK_CHAINED))
         return false;
     in_slot = true;
-    (void)!probe_call();
+    (void)!probe_call(); /* in which others may have had the GIL */
     thunk_inert();
-    return probe.seen;
+    return probe.seen || page->entry == thunk_get_slot();
 }
 
 /* A page left by an earlier agent is used again. If someone calls it, or it is in
  * the slot, what it calls stays as it is: pointing it at the slot's value would
- * make a circle. If someone may call it, but does not now, it is left alone. */
+ * make a circle. If someone may call it, but does not now, it is left alone, unless nobody
+ * is there to make a circle with. */
 static int attach_page(void)
 {
-    uint64_t slot = thunk_get_slot();
     struct thunk *left = find_orphan();
+    uint64_t slot;
 
     if (left) {
         take_page(left);
-        in_slot = is_in_place(slot);
+        in_slot = is_in_place();
         if (in_slot) {
             set_orig(page->orig);
             return 0;
         }
-        page = left->flags & THUNK_CHAINED ? NULL : left;
     }
+    slot = thunk_get_slot();
+    if (left)
+        page = left->flags & THUNK_CHAINED && slot != g.sym[MP_SYM__PyEval_EvalFrameDefault] ? NULL : left;
     if (!page) {
         if (page_new() < 0)
             return -1;

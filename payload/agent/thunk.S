@@ -47,7 +47,7 @@ mp_thunk_text:
     jmp *D(THUNK_ORIG)
 1:  mov D(THUNK_ENTER), %rax
     test %rax, %rax
-    jz 2f
+    jz 5f
     push %rbp
     .cfi_def_cfa_offset 16
     .cfi_offset %rbp, -16
@@ -89,7 +89,9 @@ mp_thunk_text:
     .cfi_restore_state
 3:  leave
     .cfi_def_cfa %rsp, 8
-2:  jmp *D(THUNK_ORIG)
+    jmp *D(THUNK_ORIG)
+5:  incq D(THUNK_IDLE)
+    jmp *D(THUNK_ORIG)
     .cfi_endproc
     .size \name, . - \name
     .endm
@@ -111,7 +113,8 @@ mp_thunk_trace:
     test %rax, %rax
     jz 5f
     jmp *%rax
-5:  xor %eax, %eax
+5:  incq D(THUNK_IDLE)
+    xor %eax, %eax
     ret
     .cfi_endproc
     .size mp_thunk_trace, . - mp_thunk_trace

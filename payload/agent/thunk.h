@@ -27,6 +27,7 @@
 #define THUNK_TID_OFFSET 80
 #define THUNK_QUIET_FLOOR 88
 #define THUNK_QUIET_LEFT 120
+#define THUNK_IDLE 128
 
 #define THUNK_CALL_SIZE 192 /* room for struct call on the C stack */
 
@@ -40,6 +41,7 @@ _Static_assert(offsetof(struct thunk, trace) == THUNK_TRACE, "thunk.S");
 _Static_assert(offsetof(struct thunk, quiet_sp) == THUNK_QUIET_SP, "thunk.S");
 _Static_assert(offsetof(struct thunk, tid_offset) == THUNK_TID_OFFSET, "thunk.S");
 _Static_assert(offsetof(struct thunk, quiet_floor) == THUNK_QUIET_FLOOR, "thunk.S");
+_Static_assert(offsetof(struct thunk, idle) == THUNK_IDLE, "thunk.S");
 _Static_assert(offsetof(struct thunk, quiet_left) == THUNK_QUIET_LEFT, "thunk.S");
 
 /* The template (thunk.S) that is copied into the code page. */

@@ -39,7 +39,7 @@ STEADY = frozenset("""select epoll sleep event read raw_poll raw_nanosleep raw_f
 
 class State:
     def __init__(self, name, group, target=None, codes=(0,), prefix=(), env=None, after=None, pythons=None,
-                 only=None, least=None, costly=False, options=(), eintr=False, worker=False, hurried=False, launcher=()):
+                 only=None, least=None, costly=False, options=(), eintr=False, worker=False, hurried=False, above=False, launcher=()):
         self.name, self.group, self.target, self.codes = name, group, target or name, codes
         self.prefix, self.env, self.after, self.pythons = prefix, env or {}, after, pythons
         self.launcher = launcher
@@ -50,6 +50,7 @@ class State:
         self.eintr = eintr           # waits where a stop means EINTR: a launcher killed in the stop leaves it that
         self.worker = worker         # the process that works is another one, whose pid the target says
         self.hurried = hurried       # nobody asks for its GIL: without a launcher that helps an agent never gets it, and stays
+        self.above = above           # another tool comes and goes above the thunk, which stays for as long
         self.moves, self.steady = MOVES.get(self.target, ()), name in STEADY
 
 
@@ -265,7 +266,7 @@ STATES += [
 
     State("traced", "with other tools", codes=(0, 6)), State("profiled", "with other tools"), State("covered", "with other tools", codes=(0, 6)),
     State("tracemalloc", "with other tools"), State("framehook", "with other tools"),
-    State("framehook_toggles", "with other tools"),
+    State("framehook_toggles", "with other tools", above=True),
     State("asyncio", "with other tools"), State("asyncio_forever", "with other tools"),
     State("uvloop", "with other tools", pythons="venv"), State("gevent", "with other tools", pythons="venv"),
     State("debugpy", "with other tools", codes=(0, 6), pythons="venv", env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"}), State("numpy", "with other tools", pythons="venv"),

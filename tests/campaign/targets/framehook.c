@@ -52,13 +52,14 @@ static PyObject *install(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-/* As torch does: what was there is put back, whatever is there now. `before` is kept, for
- * frames that are inside `evaluate`. */
+/* As torch does: what was there is put back, whatever is there now. Frames that are inside
+ * `evaluate` have called `before` already. */
 static PyObject *take_out(PyObject *self, PyObject *unused)
 {
     (void)self;
     (void)unused;
     SLOT_SET(before);
+    before = NULL;
     Py_RETURN_NONE;
 }
 
