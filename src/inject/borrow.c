@@ -62,14 +62,20 @@ int borrow_run(void (*fn)(void *arg), void *arg)
     struct borrow_job job = {fn, arg};
     struct guard guard;
     pthread_t thread;
-    sigset_t all, old;
+    sigset_t all, old, told;
+    struct sigaction plain = {.sa_handler = SIG_DFL}, was;
     (void)guard_start(&guard); /* without it, who stops us stops the target too */
+    sigaction(SIGCHLD, &plain, &was);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
+    told = old;
+    sigaddset(&told, SIGCHLD); /* that of a stop is for the thread that waits for it */
     int e = pthread_create(&thread, NULL, borrow_job, &job);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    pthread_sigmask(SIG_SETMASK, &told, NULL);
     if (e == 0)
         pthread_join(thread, NULL);
+    sigaction(SIGCHLD, &was, NULL);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
     guard_end(&guard);
     return e;
 }
@@ -425,6 +431,14 @@ static int borrow_lost(struct borrow *b, struct mp_failure *f)
     return ours ? 0 : borrow_execed(b->plan, f);
 }
 
+/* Where threads wait for a core, ours and the one to be stopped have one together (docs/learnt.md). */
+static void borrow_near(const struct borrow *b, pid_t tid)
+{
+    struct proc_stat st;
+    if (proc_is_crowded() && proc_stat_read(&st, b->plan->facts.pid, tid) == 0)
+        tracee_share_core(st.core);
+}
+
 /* Tries one thread: 1 it stands at a safe point, 0 another one must be found,
  * negative enum mp_err. */
 static int borrow_try(struct borrow *b, pid_t tid, struct mp_failure *f)
@@ -434,6 +448,7 @@ static int borrow_try(struct borrow *b, pid_t tid, struct mp_failure *f)
     tracee_init(&b->t, tid);
     if (tracee_open_mem(&b->t) == -ESRCH)
         return 0;
+    borrow_near(b, tid);
     b->seize_ns = b->stop_ns = clock_mono_ns();
     int r = tracee_seize(&b->t, b->plan->suspend_seccomp);
     if (r == -EPERM)

@@ -159,7 +159,7 @@ static int take_number(char *text, uint64_t *ret)
 
 int proc_stat_parse(struct proc_stat *ret, const char *text, size_t len)
 {
-    struct proc_stat s = {0};
+    struct proc_stat s = {.core = -1};
     /* comm ends at the LAST bracket: it may hold brackets itself. */
     const char *open = memchr(text, '(', len), *close = memrchr(text, ')', len);
     char rest[1024];
@@ -177,10 +177,11 @@ int proc_stat_parse(struct proc_stat *ret, const char *text, size_t len)
         n = sizeof(rest) - 1;
     memcpy(rest, close + 1, n);
     rest[n] = '\0';
-    /* Fields 3 state, 4 ppid, 9 flags, 20 num_threads, 22 starttime, 24 rss (proc(5)). */
-    fields = sscanf(rest, " %c %d %*d %*d %*d %*d %lu %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %u %*d %lu %*u %lu",
-                    &s.state, &s.ppid, &s.flags, &s.threads, &s.starttime, &s.rss_pages);
-    if (fields != 6 || s.pid <= 0)
+    /* Fields 3 state, 4 ppid, 9 flags, 20 num_threads, 22 starttime, 24 rss, 39 processor (proc(5)). */
+    fields = sscanf(rest, " %c %d %*d %*d %*d %*d %lu %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %u %*d %lu %*u %lu"
+                    " %*u %*u %*u %*u %*u %*u %*u %*u %*u %*u %*u %*u %*u %*d %d",
+                    &s.state, &s.ppid, &s.flags, &s.threads, &s.starttime, &s.rss_pages, &s.core);
+    if (fields < 6 || s.pid <= 0)
         return -EINVAL;
     *ret = s;
     return 0;
@@ -565,6 +566,18 @@ bool proc_task_lost(pid_t pid, pid_t live)
 {
     struct proc_stat s;
     return !proc_task_lives(pid, live, &s) && proc_live_task(pid) > 0;
+}
+
+bool proc_is_crowded(void)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN), running = 0;
+    FILE *file = fopen("/proc/loadavg", "re");
+    int fields = 0;
+    if (file) {
+        fields = fscanf(file, "%*s %*s %*s %ld/", &running);
+        fclose(file);
+    }
+    return fields == 1 && running > cores + 1;
 }
 
 /* --- limits --------------------------------------------------------------- */

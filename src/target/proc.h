@@ -42,6 +42,7 @@ struct proc_stat {
     unsigned threads;
     uint64_t starttime;   /* field 22: clock ticks since boot; tells reused pids apart */
     uint64_t rss_pages;
+    int core;             /* it runs on, or ran on last; -1: not told */
 };
 #define PROC_PF_EXITING 0x00000004u /* include/linux/sched.h, both; stable since 2.6.17 */
 #define PROC_PF_KTHREAD 0x00200000u
@@ -149,6 +150,10 @@ bool proc_kill_pending(pid_t pid);
  * since, and pid lives on in another one, which is to be asked; PROC_LOOKS times at most. */
 bool proc_task_lost(pid_t pid, pid_t live);
 enum { PROC_LOOKS = 10 };
+
+/* Whether at least two threads of this machine wait for a core, by how many run or want to just now, the
+ * caller included. False where the kernel does not tell. */
+bool proc_is_crowded(void);
 
 struct proc_fd {
     int fd;

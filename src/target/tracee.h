@@ -58,6 +58,12 @@ int tracee_seize(struct tracee *t, bool suspend_seccomp) MP_MUST_CHECK;
 /* Asks for a stop without a signal. 0 or -errno. */
 int tracee_interrupt(struct tracee *t) MP_MUST_CHECK;
 
+/* Has this thread run on one core with those it traces from now on, and sleep for each stop: with every
+ * turn one has the core of the other. Else each turn of theirs begins with a wait for a core, where other
+ * threads want one. Needs SIGCHLD blocked and not ignored (sigtimedwait, 2.6). Where that core is not
+ * allowed nothing changes. */
+void tracee_share_core(int core);
+
 /* Waits for the next stop or the end. 0 and *ret_stop, or -ETIMEDOUT. Polls
  * (pause matters more than a core for its length), then sleeps in short steps. */
 int tracee_wait(struct tracee *t, uint64_t deadline_ns, struct tracee_stop *ret_stop) MP_MUST_CHECK;

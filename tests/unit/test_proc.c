@@ -39,6 +39,7 @@ START_TEST(test_stat)
     ck_assert_int_eq(proc_stat_parse(&s, stats[_i].text, strlen(stats[_i].text)), 0);
     ck_assert_str_eq(s.comm, stats[_i].comm);
     ck_assert(s.pid == 42 && s.ppid == 100 && s.state == 'S');
+    ck_assert_int_eq(s.core, -1);
     ck_assert(s.flags == 4194304 && s.threads == 9 && s.starttime == 123456 && s.rss_pages == 2048);
 }
 END_TEST
@@ -183,7 +184,7 @@ START_TEST(test_self)
     struct proc_status status;
     char *cmdline;
     ck_assert_int_eq(proc_stat_read(&st, getpid(), 0), 0);
-    ck_assert(st.pid == getpid() && st.ppid == getppid() && st.state == 'R' && st.starttime > 0);
+    ck_assert(st.pid == getpid() && st.ppid == getppid() && st.state == 'R' && st.starttime > 0 && st.core >= 0);
     ck_assert_int_eq(proc_status_read(&status, getpid(), 0), 0);
     ck_assert(status.tgid == getpid() && status.uid[1] == geteuid() && status.threads == 1);
     ck_assert_int_eq(proc_status_read(&status, getpid(), getpid()), 0);
