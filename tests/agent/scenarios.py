@@ -851,11 +851,12 @@ def own_state(agent, before):
 # -- no memory for a thread state ---------------------------------------------------------------
 
 def no_states(agent, without):
-    """PyThreadState_New has no memory, as it seems to the agent; or is itself again."""
+    """What makes a thread state has no memory, as it seems to the agent; or is itself again."""
     import host
     # One that answers NULL. From 3.12 on it is asked without the GIL, and by a thread without a thread state.
     none = "PyErr_Occurred" if sys.version_info < (3, 12) else "_PyThreadState_UncheckedGet" if sys.version_info < (3, 13) else "PyThreadState_GetUnchecked"
-    agent.boot.py_sym[host.NAMES.index("PyThreadState_New")] = host.address(none if without else "PyThreadState_New")
+    new = "_PyThreadState_Prealloc" if sys.version_info[:2] == (3, 11) else "PyThreadState_New"
+    agent.boot.py_sym[host.NAMES.index(new)] = host.address(none if without else new)
 
 
 def starved_install_before(agent):
