@@ -58,7 +58,6 @@
     X(PyCFunction_NewEx) \
     X(PyCMethod_New)                /* 3.9 */ \
     X(PyDict_GetItem) \
-    X(PyDict_GetItemString) \
     X(PyDict_Next) \
     X(PyDict_Size) \
     X(PyList_Size) \

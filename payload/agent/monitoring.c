@@ -5,6 +5,7 @@
 _Static_assert(MP_CALLBACKS == MONITOR_ROWS, "boot.h has a place for each");
 
 #define TOOL_NAME "mempulse"
+#define RELEASE_TRIES 3 /* memory that is not there may be the next time */
 
 PyObj *monitor_none, *monitor_disable;
 
@@ -167,29 +168,45 @@ int monitor_rearm(void)
     return -1;
 }
 
-/* free_tool_id before 3.14 leaves callbacks and events in place: each is taken
- * back first. all: not only what we registered, but what an earlier agent may have. */
-static void release_tool(PyObj *mon, int id, bool all)
+/* Takes events and callbacks back. False: some stay, for want of memory or by an audit hook's veto. */
+static bool release_events(PyObj *mon, int id, bool all)
 {
     PyObj *events = py_getattr(mon, "events"), *event;
+    bool ok = done(py_method(mon, "set_events", "ii", id, 0)) && events;
 
-    if (!done(py_method(mon, "set_events", "ii", id, 0)))
-        py_error_clear();
     for (int i = 0; events && i <= MONITOR_LINE; i++) {
         if (!all && !slots[i].registered)
             continue;
         event = py_getattr(events, monitor_rows[i].event);
-        if (!event || !done(py_method(mon, "register_callback", "iOO", id, event, PY_NONE))) {
-            py_error_clear();
-            mp_control_block.residue |= MP_RESIDUE_HELD; /* an audit hook's veto: the callback stays */
-        }
+        if (!event || !done(py_method(mon, "register_callback", "iOO", id, event, PY_NONE)))
+            ok = false;
         if (event)
             py_decref(event);
-    }
-    if (!done(py_method(mon, "free_tool_id", "i", id)))
         py_error_clear();
+    }
     if (events)
         py_decref(events);
+    py_error_clear();
+    return ok;
+}
+
+/* free_tool_id before 3.14 leaves callbacks and events in place: each is taken
+ * back first. all: not only what we registered, but what an earlier agent may have. */
+static void release_tool(PyObj *mon, int id, bool all)
+{
+    int tries = RELEASE_TRIES;
+    bool free = false;
+
+    while (!release_events(mon, id, all) && --tries)
+        ;
+    if (!tries)
+        mp_control_block.residue |= MP_RESIDUE_HELD;
+    for (tries = RELEASE_TRIES; !free && tries; tries--) {
+        free = done(py_method(mon, "free_tool_id", "i", id));
+        py_error_clear();
+    }
+    if (!free)
+        mp_control_block.residue |= MP_RESIDUE_HELD;
 }
 
 void monitor_uninstall(void)

@@ -44,6 +44,33 @@ void *py_tstate(void)
     return PY(PyThreadState_Get, void *(*)(void))();
 }
 
+PyObj *py_dict_get(PyObj *dict, const char *key)
+{
+    PyObj *k = PY(PyUnicode_FromString, PyObj *(*)(const char *))(key), *o = NULL;
+
+    if (k) {
+        o = PY(PyDict_GetItem, PyObj *(*)(PyObj *, PyObj *))(dict, k);
+        py_decref(k);
+    } else {
+        py_error_clear();
+    }
+    return o;
+}
+
+PyObj *py_sys(const char *name)
+{
+    PyObj *sys, *o = NULL;
+
+    if (g.minor < 13)
+        return PY(PySys_GetObject, PyObj *(*)(const char *))(name);
+    sys = py_dict_get(PY(PyImport_GetModuleDict, PyObj *(*)(void))(), "sys");
+    if (sys && (o = py_getattr(sys, name)))
+        py_decref(o); /* sys has it */
+    else
+        py_error_clear();
+    return o;
+}
+
 PyObj *py_module(const char *name)
 {
     PyObj *modules = py_sys("modules");
@@ -52,8 +79,6 @@ PyObj *py_module(const char *name)
     if (!modules || py_type(modules) != PY_DICT_TYPE)
         return NULL;
     m = py_dict_get(modules, name);
-    if (!m)
-        py_error_clear();
     return m == PY_NONE ? NULL : m;
 }
 

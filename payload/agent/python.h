@@ -50,14 +50,10 @@ static inline PyObj *py_getattr(PyObj *o, const char *name)
     py_decref(key);
     return value;
 }
-static inline PyObj *py_dict_get(PyObj *dict, const char *key)
-{
-    return PY(PyDict_GetItemString, PyObj *(*)(PyObj *, const char *))(dict, key);
-}
-static inline PyObj *py_sys(const char *name)
-{
-    return PY(PySys_GetObject, PyObj *(*)(const char *))(name);
-}
+/* Borrowed, or NULL; no error is raised, and none told: from 3.13 on those that take a C string write
+ * to stderr where they have no memory. */
+PyObj *py_dict_get(PyObj *dict, const char *key);
+PyObj *py_sys(const char *name);
 static inline long py_long(PyObj *o) { return PY(PyLong_AsLong, long (*)(PyObj *))(o); }
 
 #define py_call(f, ...) \

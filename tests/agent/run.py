@@ -5,6 +5,7 @@
 
 Prints one line a failure and `N passed, N failed` at the end."""
 import argparse
+import atexit
 import concurrent.futures
 import glob
 import json
@@ -14,6 +15,7 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -21,6 +23,7 @@ sys.path.insert(0, HERE)
 import wire  # noqa: E402
 
 TESTS = []
+FEW_REFUSED = 20      # an agent makes 30 allocations of Python's to come and go, and 80 from 3.12 on
 CYCLES_SECONDS = 300  # mostly 3: the driver is one of seven threads that want the GIL, and at times gets none for a minute
 
 
@@ -679,6 +682,33 @@ def detach(run):
     check_basic(run)
 
 
+def refusing():
+    """What lets allocations fail, for nomemory.py; None without a compiler."""
+    folder = tempfile.TemporaryDirectory()
+    out = os.path.join(folder.name, "nomemory.so")
+    try:
+        subprocess.run([os.environ.get("CC", "cc"), "-O1", "-shared", "-fPIC", "-o", out, os.path.join(HERE, "nomemory.c")], check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    atexit.register(folder.cleanup)
+    return out
+
+
+def without_memory(python, agent, helper, mode):
+    """What is wrong, or None."""
+    try:
+        p = subprocess.run([python, os.path.join(HERE, "nomemory.py"), agent, helper, mode],
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=CYCLES_SECONDS)
+    except subprocess.TimeoutExpired:
+        return "not done in time"
+    if p.returncode or p.stderr:
+        return "exit %d %s" % (p.returncode, p.stderr.decode()[-300:])
+    said = json.loads(p.stdout.decode())
+    if said["refused"] < FEW_REFUSED or not 0 < said["hooked"] < said["refused"] or not said["last"]:
+        return "%s" % said
+    return None
+
+
 def interpreter(python, args):
     """All tests under one interpreter: passed, failed, what to print."""
     minor = int(subprocess.check_output([python, "-c", "import sys; print(sys.version_info[1])"]))
@@ -712,6 +742,14 @@ def interpreter(python, args):
             passed += 1
         else:
             bad.append("FAIL %s cycles (%s): exit %d %s" % (python, mode, p.returncode, p.stderr.decode()[-300:]))
+    for mode in [] if args.test not in (None, "nomemory") else ["calls", "lines"]:
+        if not args.helper:
+            skipped.append("nomemory (%s) (no compiler)" % mode)
+            continue
+        wrong = without_memory(python, os.path.abspath(args.agent), args.helper, mode)
+        passed += not wrong
+        if wrong:
+            bad.append("FAIL %s nomemory (%s): %s" % (python, mode, wrong))
     line = "%-45s %d passed, %d failed in %.1f s" % (python, passed, len(bad), time.time() - start)
     return passed, len(bad), "\n".join(bad + [line + ("; skipped: " + ", ".join(skipped) if skipped else "")])
 
@@ -724,6 +762,7 @@ def main():
     ap.add_argument("--cycles", type=int, default=2, help="hooks and unhooks under load, each with an unload")
     ap.add_argument("--python", help="this interpreter only (one with greenlet, for example)")
     args = ap.parse_args()
+    args.helper = refusing()
     pythons = sorted(glob.glob(os.path.expanduser("~/.pyenv/versions/3.*/bin/python3")),
                      key=lambda p: int(re.search(r"/3\.(\d+)", p).group(1)))
     if os.path.exists("/usr/bin/python3.11"):
