@@ -45,6 +45,11 @@ CORE = ("select", "epoll", "sleep", "read", "event", "fib", "malloc_2", "threads
 TESTS = (channel, sessions, scenarios, children)
 
 
+def ends_of(text):
+    """What was wrong comes first, and what else there was last."""
+    return text if len(text) <= 3000 else text[:1000] + "\n[...]\n" + text[-2000:]
+
+
 class Port:
     """Rows, each at once."""
 
@@ -97,7 +102,7 @@ class Guest:
                         for number in range(SELFTESTS):
                             self.port.send(dict(self.one_selftest(target, number), t="selftest", python=interpreter.name, state=state))
                 except (AssertionError, OSError) as failure:
-                    self.port.send({"t": "selftest", "python": interpreter.name, "state": state, "failure": str(failure)[-3000:]})
+                    self.port.send({"t": "selftest", "python": interpreter.name, "state": state, "failure": ends_of(str(failure))})
 
     def one_selftest(self, target, number):
         path = os.path.join(self.folder, "selftest")
@@ -143,7 +148,7 @@ class Guest:
         live.run_test(live.Test(name, function, interpreter), self.binary, tally, [])
         row = {"t": "test", "name": name, "python": interpreter.name, "outcome": tally.outcome, "seconds": round(tally.seconds, 1)}
         if tally.outcome != "passed":
-            row["why" if tally.outcome == "skipped" else "failure"] = tally.detail[-3000:]
+            row["why" if tally.outcome == "skipped" else "failure"] = ends_of(tally.detail)
         self.port.send(row)
 
     def run(self):
