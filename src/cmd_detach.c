@@ -247,9 +247,9 @@ static void print_residue(const struct detach *d)
         puts("what is left was copied from the process that this one was forked from, and is inert: its interpreter could\n"
              "not be asked, or something in it may still reach the copy");
     if (d->diff.thunks)
-        puts("what is left is inert code: a call that went through it has not returned yet, or\n"
-             "another eval-frame user has its address (it goes with the next\n"
-             "detach, or injection and detach, after that; --wait 10s tries so long)");
+        puts("what is left is inert code: a call that went through it has not returned yet, or another eval-frame\n"
+             "user has its address (it goes with the next detach, or injection and detach, after that; --wait 10s\n"
+             "tries so long)");
     printf("detached from %d, but something stays (see above)\n", (int)d->pid);
 }
 
