@@ -398,7 +398,6 @@ static void sweep_job(void *arg)
     struct sweep_job *j = arg;
     struct borrow b = {.plan = j->plan, .log = j->s->log, .wake_fd = -1};
     tracee_init(&b.t, 0);
-    (void)FAULT_POINT("sweep", 0);
     j->ret = borrow_thread(&b, SWEEP_BORROW_MS, j->f);
     if (j->ret == 0) {
         j->ret = sweep_unmap(j->s, &b);
@@ -419,6 +418,7 @@ static int sweep_run(struct sweep *s, uint64_t *ret_pause_ns, struct mp_failure 
     if (ret < 0)
         return ret;
     j.plan->single_arena = false; /* no thread of ours comes that could allocate: a stale word on a stack is no reason to wait for ever */
+    (void)FAULT_POINT("sweep", 0); /* where no guard continues us */
     int e = borrow_run(sweep_job, &j);
     inject_plan_free(j.plan);
     if (e != 0)
