@@ -418,8 +418,8 @@ def chained(run):
     assert [n[0] for n in run.session.notes] == [2] and len(run.session.calls("grower")) == 1
 
 
-@test(since=(3, 9), before=(3, 12))
-def topped(run):
+def check_above(run):
+    """Another tool stands above us when we leave, and when the next one comes; then it goes."""
     s = run.session
     assert run.status == 0 and s.bye.residue & 2, (run.stderr[-300:], s.bye)
     again, cured, default = run.second["after"]
@@ -428,13 +428,15 @@ def topped(run):
 
 
 @test(since=(3, 9), before=(3, 12))
+def topped(run):
+    check_above(run)
+
+
+@test(since=(3, 9), before=(3, 12))
 def circled(run):
     """A tool whose function was there puts it into the slot again, above ours, which calls it."""
-    s = run.session
-    assert run.status == 0 and run.first["result"] is True and s.bye.residue & 2, (run.stderr[-300:], s.bye)
-    again, cured, default = run.second["after"]
-    assert again["residue"] & 2 and cured["reason"] == 6 and cured["residue"] == 0 and default, (again, cured)
-    assert len(s.calls("grower")) == 1
+    check_above(run)
+    assert run.first["result"] is True, run.first
 
 
 @test(since=(3, 9), before=(3, 12))
