@@ -87,6 +87,19 @@ static void break_circle(void)
         page->orig = g.sym[MP_SYM__PyEval_EvalFrameDefault];
 }
 
+/* For good. false: what is above us may go on calling the page, which stays. */
+static bool leave_chain(void)
+{
+    bool left = leave_slot() || !in_slot;
+
+    if (!left) {
+        break_circle();
+        page->flags |= THUNK_CHAINED;
+    }
+    in_slot = false;
+    return left;
+}
+
 /* What is called after us. Where that may lead back, each call is looked at. */
 static void set_orig(uint64_t f)
 {
@@ -729,12 +742,8 @@ void thunk_uninstall(void)
     if (!page)
         return;
     thunk_inert();
-    if (!leave_slot() && in_slot) {
-        break_circle();
-        page->flags |= THUNK_CHAINED;
+    if (!leave_chain())
         mp_control_block.residue |= MP_RESIDUE_CHAINED;
-    }
-    in_slot = false;
     if (page->inflight)
         mp_control_block.residue |= MP_RESIDUE_THUNK;
     else
@@ -752,11 +761,7 @@ void thunk_leave_child(void)
     if (!page)
         return;
     thunk_inert();
-    if (!leave_slot() && in_slot) {
-        break_circle();
-        page->flags |= THUNK_CHAINED;
-    }
-    in_slot = false;
+    (void)leave_chain();
     if (g.lines)
         lines_cure(page->trace_entry);
 }

@@ -129,11 +129,12 @@ static _Thread_local bool shares_core;
 void tracee_share_core(int core)
 {
     cpu_set_t one;
-    CPU_ZERO(&one);
     if (core < 0 || core >= CPU_SETSIZE)
         return;
+    CPU_ZERO(&one);
     CPU_SET(core, &one);
-    shares_core = sched_setaffinity(0, sizeof one, &one) == 0;
+    if (sched_setaffinity(0, sizeof one, &one) == 0)
+        shares_core = true;
 }
 
 /* Until a stop, of any thread of ours, is told. What tells of none, as a first thread's death, is
