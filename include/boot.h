@@ -29,7 +29,7 @@
 #include "pysyms.h"
 
 /* Raised with every change of this header, wire.h or control.h. */
-#define MP_ABI 9u
+#define MP_ABI 10u
 
 /* Where the region is asked for: at this offset in 256 MiB. A launcher killed between
  * the kernel's mmap and its own next step leaves a region without a mark in it;
@@ -81,7 +81,9 @@ enum mp_channel {
 
 /* The descriptors of ours, each with its identity as fstat(2) tells it: a forked
  * child inherits them under the same numbers, and may have closed them and opened
- * others there. Whoever opens one notes it, whoever closes it strikes it out. */
+ * others there. Whoever opens one notes it, whoever closes it marks it as closed. The
+ * identity stays: fork copies the descriptors first and the memory after (kernel/fork.c,
+ * copy_process), so a child may have one that its copy of this block says was closed. */
 enum mp_held_slot {
     MP_HELD_LAUNCHER, /* launcher_fd */
     MP_HELD_IN,       /* agent_fd */
@@ -94,9 +96,9 @@ enum mp_held_slot {
 };
 struct mp_held {
     int32_t fd;
-    uint32_t reserved;
+    volatile uint32_t closed; /* here, by us; 0 or 1 */
     uint64_t dev;
-    volatile uint64_t ino; /* written last; 0: there is none */
+    volatile uint64_t ino; /* written last; 0: none was noted */
 };
 
 #define MP_CALLBACKS 7u             /* the agent's, of sys.monitoring */

@@ -159,12 +159,14 @@ static bool is_held(const struct mp_boot *b, uint64_t dev, uint64_t ino)
 }
 
 /* Sockets, pipes and the memfd have an inode of their own, so that they are known under
- * any number: the fork may have come while the loader was moving them up. */
+ * any number: the fork may have come while the loader was moving them up, or while ld.so
+ * had the memfd open for itself. Not only where the block says that it is so far: its copy
+ * is younger than that of the descriptors (boot.h). */
 static void close_moving(const struct mp_boot *b)
 {
     uint64_t st[18]; /* struct stat: st_dev, st_ino ... */
 
-    for (int fd = 0; fd < FDS_LOOKED_AT && b->phase < MP_PHASE_WORKER; fd++)
+    for (int fd = 0; fd < FDS_LOOKED_AT; fd++)
         if (sys3(__NR_fstat, fd, (long)st, 0) == 0 && is_held(b, st[0], st[1]))
             sys_close(fd);
 }

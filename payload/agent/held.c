@@ -27,7 +27,7 @@ bool held_ours(enum mp_held_slot slot)
 {
     struct mp_held *h = &g.boot->held[slot];
 
-    if (!h->ino || is_ours(h))
+    if (!h->ino || h->closed || is_ours(h))
         return true;
     h->fd = -1; /* for good: ino stays, so that the slot counts as noted */
     __atomic_fetch_or(&mp_control_block.cut, 1u << slot, __ATOMIC_RELAXED);
@@ -58,8 +58,10 @@ int held_take(enum mp_held_slot slot, int fd)
     }
     if (sys3(__NR_fstat, fd, (long)&id, 0) < 0)
         return fd;
+    store_release(&h->ino, 0); /* a slot is used again by who opens its file anew */
     h->fd = fd;
     h->dev = id.dev;
+    h->closed = 0;
     store_release(&h->ino, id.ino);
     return fd;
 }
@@ -69,7 +71,7 @@ int held_drop(enum mp_held_slot slot, int fd)
     if (!held_ours(slot))
         return -1;
     sys_close(fd);
-    g.boot->held[slot].ino = 0;
+    g.boot->held[slot].closed = 1;
     return -1;
 }
 
@@ -80,6 +82,6 @@ void held_close_copies(struct mp_boot *b)
 
         if (h->ino && is_ours(h))
             sys_close(h->fd);
-        h->ino = 0;
+        h->closed = 1;
     }
 }

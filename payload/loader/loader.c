@@ -110,7 +110,7 @@ static void close_fd(volatile int32_t *fd)
 
 /* --- descriptors --------------------------------------------------------------- */
 
-/* Notes a descriptor, for a forked child to be rid of it. */
+/* Notes a descriptor, for a forked child to be rid of it. Each is opened once. */
 static int32_t hold(struct mp_boot *b, enum mp_held_slot slot, int32_t fd)
 {
     uint64_t st[18]; /* struct stat: st_dev, st_ino ... */
@@ -132,13 +132,13 @@ static int ours(struct mp_boot *b, enum mp_held_slot slot)
     return !h->ino || (sys4(NR_fstat, h->fd, (long)st, 0, 0) == 0 && st[0] == h->dev && st[1] == h->ino);
 }
 
-/* Closes the descriptor in *fd, -1: none, and strikes it out. */
+/* Closes the descriptor in *fd, -1: none, and marks it. */
 static void drop(struct mp_boot *b, enum mp_held_slot slot, volatile int32_t *fd)
 {
     if (ours(b, slot))
         close_fd(fd);
     *fd = -1;
-    b->held[slot].ino = 0;
+    b->held[slot].closed = 1;
 }
 
 static void drop_all(struct mp_boot *b)

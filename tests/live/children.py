@@ -51,8 +51,14 @@ class Family:
         if not kind:
             check(said == b"", "somebody wrote to stdio: %r", said)
 
-    def ask(self, number, command):
+    def tell(self, number, command):
         os.write(self.ends[number][0], (command + "\n").encode())
+
+    def ask(self, number, command):
+        self.tell(number, command)
+        return self.answer(number)
+
+    def answer(self, number):
         answer = self.ends[number][1].line(harness.PATIENCE)
         check(answer is not None, "process %d has ended", number)
         return answer
@@ -258,6 +264,23 @@ def inside_a_call(context):
         family.stop()
 
 
+def forked_while_ld_so_opens(context):
+    """The child has a descriptor that ld.so had open on the agent while the descriptors were
+    copied; the memory, copied after that, says that all is loaded, and the memfd closed."""
+    with Family(context.python) as family:
+        family.tell(0, "open memfd:mempulse-agent")
+        with harness.Launcher(harness.faulty(), "inject", "-p", family.pids[0], "-d", "60s", "--json", "-o", os.devnull,
+                              "--max-overhead", "0", env=dict(os.environ, MEMPULSE_FAULT="go-0#1:doze")) as parents:
+            fd = family.answer(0)
+            parents.wait_attached()
+            family.fork(0)
+            family.ask(0, "close " + fd)
+            family.works(1)
+            detach(context, family, 1)
+            end(context, family, parents)
+        family.stop()
+
+
 def child_execs(context):
     with Family(context.python) as family:
         with session(context, family, 0) as parents:
@@ -284,6 +307,7 @@ TESTS = (
     ("after some sessions", sessions_before),
     ("other threads in calls", threads_in_calls),
     ("inside a call", inside_a_call),
+    ("forked while ld.so opens", forked_while_ld_so_opens),
     ("exec", child_execs),
 )
 SHORT = ("child",)

@@ -6,6 +6,8 @@ Process number k takes commands, a line each, from the fd 2k and answers on the 
                    child stays inside the call that forked until `return`)
     count      ->  calls made so far, after a garbage collection
     hold N     ->  N threads sit in a call from now on
+    open NAME  ->  the lowest free descriptor on the file of that name, once that is open here
+    close FD   ->  FD
     tools      ->  names of sys.monitoring's tools
     exec       ->  becomes another program, which sleeps
     stop       ->  ends with status 0, when its child has
@@ -15,6 +17,7 @@ import os
 import select
 import sys
 import threading
+import time
 
 FDS = [int(arg) for arg in sys.argv[1:]]
 number = 0  # of this process
@@ -93,6 +96,18 @@ def hold(count):
         thread.start()
 
 
+def open_again(name):
+    """As ld.so opens what it loads."""
+    while True:
+        for fd in os.listdir("/proc/self/fd"):
+            try:
+                if name in os.readlink("/proc/self/fd/" + fd):
+                    return os.open("/proc/self/fd/" + fd, os.O_RDONLY)
+            except OSError:
+                pass  # listdir's own
+        time.sleep(0.002)
+
+
 def command(words):
     if words[0] == "fork":
         pid = fork_in_thread() if words[1] == "thread" else fork(words[1])
@@ -104,6 +119,11 @@ def command(words):
     elif words[0] == "hold":
         hold(int(words[1]))
         tell("held")
+    elif words[0] == "open":
+        tell(open_again(words[1]))
+    elif words[0] == "close":
+        os.close(int(words[1]))
+        tell(words[1])
     elif words[0] == "tools":
         tell(",".join(str(sys.monitoring.get_tool(i)) for i in range(6)) if hasattr(sys, "monitoring") else "")
     elif words[0] == "exec":
