@@ -23,6 +23,7 @@ sys.path.insert(0, HERE)
 import wire  # noqa: E402
 
 TESTS = []
+JOBS = 3              # interpreters at once: a test mostly waits
 FEW_REFUSED = 20      # an agent makes 30 allocations of Python's to come and go, and 80 from 3.12 on
 CYCLES_SECONDS = 300  # mostly 3: the driver is one of seven threads that want the GIL, and at times gets none for a minute
 
@@ -772,7 +773,7 @@ def main():
     if args.python:
         pythons = [args.python]
     pythons = [p for p in pythons if not args.only or args.only in p]
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
         done = [pool.submit(interpreter, p, args) for p in pythons]
         results = []
         for f in done:

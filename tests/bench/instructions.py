@@ -17,9 +17,11 @@ makes that file anew, --some keeps to one interpreter of each way of hooking. Th
 compiler's; with another nothing is compared."""
 import argparse
 import collections
+import concurrent.futures
 import contextlib
 import ctypes
 import mmap
+import multiprocessing
 import os
 import re
 import signal
@@ -46,6 +48,8 @@ SETTLE = 1.2        # seconds until functions that can't matter are switched off
 SECONDS = 60        # of a case
 TRIES = 3           # of one that costs too much: a round of hook_round's may fall into the steps, which are slow, and
                     # then each function is seen some more times before it is switched off again
+JOBS = 2            # interpreters at once: stepping, a thread and its tracer take turns
+worker = 0          # which of them this process is
 ALONE = ("--max-overhead", "0")
 
 # what it is; options; what the target runs
@@ -110,10 +114,11 @@ def stopped(pid):
 
 @contextlib.contextmanager
 def beside(pid):
-    """Its thread and we on one CPU: of two, each step would wake up an idle one."""
+    """Its thread and we on one CPU, each worker's its own: of two, each step would wake up an idle one."""
     ours, its = os.sched_getaffinity(0), os.sched_getaffinity(pid)
+    cpus = sorted(ours & its)
     for who in (0, pid):
-        os.sched_setaffinity(who, {min(ours & its)})
+        os.sched_setaffinity(who, {cpus[worker % len(cpus)]})
     try:
         yield
     finally:
@@ -325,17 +330,35 @@ def main():
         print("0 passed, 0 failed, 1 skipped")
         return 0
     rows, tally = collections.OrderedDict(table if options.write else {}), collections.Counter()
-    for python, path in places.interpreters(SOME if options.some else None, 6).items():
-        if options.pattern in "instructions %s after" % python:
-            tally[after(build, python, path)] += 1
-        for case, (what, arguments, kind) in CASES.items():
-            if options.pattern in "instructions %s %s" % (python, case):
-                word = one(build, python, path, case, arguments, kind, table, rows, options)
-                tally[word] += 1
+    with concurrent.futures.ProcessPoolExecutor(JOBS, initializer=begin_worker, initargs=(multiprocessing.Value("i", 0),)) as pool:
+        for future in [pool.submit(interpreter, build, python, path, table, options)
+                       for python, path in places.interpreters(SOME if options.some else None, 6).items()]:
+            its_rows, its_tally = future.result()
+            rows.update(its_rows)
+            tally.update(its_tally)
     if options.write:
         write_table(rows, made_by)
     print("%d passed, %d failed, %d skipped" % (tally["ok"], tally["FAILED"], tally["skipped"]))
     return 1 if tally["FAILED"] else 0
+
+
+def begin_worker(workers):
+    global worker
+    bounded.stop_on_signals()
+    with workers.get_lock():
+        worker = workers.value
+        workers.value += 1
+
+
+def interpreter(build, python, path, table, options):
+    """In a process of its own. What was measured, and how many of each word."""
+    rows, tally = collections.OrderedDict(), collections.Counter()
+    if options.pattern in "instructions %s after" % python:
+        tally[after(build, python, path)] += 1
+    for case, (what, arguments, kind) in CASES.items():
+        if options.pattern in "instructions %s %s" % (python, case):
+            tally[one(build, python, path, case, arguments, kind, table, rows, options)] += 1
+    return rows, tally
 
 
 def after(build, python, path):
