@@ -23,6 +23,8 @@
     .globl mp_thunk_text
     .hidden mp_thunk_text
 mp_thunk_text:
+    /* No entry where a mapping begins: ld.so's note of where one of its own ends looks like it. */
+    .fill 64, 1, 0xcc
 
     .macro eval name frame tstate rests=0
     .p2align 6
