@@ -162,7 +162,7 @@ static bool is_held(const struct mp_boot *b, uint64_t dev, uint64_t ino)
  * any number: the fork may have come while the loader was moving them up, or while ld.so
  * had the memfd open for itself. Not only where the block says that it is so far: its copy
  * is younger than that of the descriptors (boot.h). */
-static void close_moving(const struct mp_boot *b)
+static void close_under_any_number(const struct mp_boot *b)
 {
     uint64_t st[18]; /* struct stat: st_dev, st_ino ... */
 
@@ -174,7 +174,7 @@ static void close_moving(const struct mp_boot *b)
 void copies_close(void)
 {
     for (unsigned i = 0; i < ncopies; i++) {
-        close_moving(copies[i]);
+        close_under_any_number(copies[i]);
         held_close_copies(copies[i]);
     }
 }
