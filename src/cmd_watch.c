@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -54,8 +55,13 @@ static void watch_tick(void)
         watch_over();
 }
 
+/* No signal is its own: the kernel would wake it for each SIGCHLD that other threads block (a stop of the target). */
 static void *watch_thread(void *unused)
 {
+    sigset_t all;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
     pthread_mutex_lock(&watch.lock);
     for (;;) {
         if (watch.on)
