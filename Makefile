@@ -109,6 +109,7 @@ $(BUILD)/loader.bin: $(BUILD)/loader.elf
 # Unit tests (Check). Each is a program of its own.
 $(BUILD)/unit/test_disasm: WRAP = -Wl,--wrap=malloc,--wrap=calloc
 $(BUILD)/unit/test_borrow: WRAP = -Wl,--wrap=process_vm_readv
+$(BUILD)/unit/test_turns: WRAP = -Wl,--wrap=proc_running
 $(BUILD)/unit/%: tests/unit/%.c $(BUILD)/libmempulse.a | deps
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(SAN) $(LAUNCHER_CFLAGS) -iquote tests/unit -iquote payload -o $@ $< $(BUILD)/libmempulse.a $(LDFLAGS) $(WRAP) \

@@ -22,6 +22,7 @@
 #include "base/fault.h"
 #include "base/utf8.h"
 #include "inject/guard.h"
+#include "inject/turns.h"
 #include "target/disasm.h"
 #include "target/mem.h"
 
@@ -36,6 +37,7 @@
 #define BORROW_CHANGE_NS 300000000ull /* an exit or an exec that has begun shows within that, from the last SIGKILL */
 #define BORROW_KILLS_NS 2000000000ull /* that is on its way, which is waited for for so long */
 #define BORROW_KILLS_STEP_NS 10000000ull /* between two looks */
+#define BORROW_OWN_STACK (64 * 1024)    /* of the tracing thread's stack; 33 KiB were seen in use */
 #define BORROW_UNSTICK_NS 50000 /* between two looks whether one that did not has done so since */
 
 struct borrow_candidate {
@@ -46,20 +48,44 @@ struct borrow_candidate {
 struct borrow_job {
     void (*fn)(void *arg);
     void *arg;
+    struct turns turns;
 };
+
+/* So that none of its pages is made in the pause. */
+static __attribute__((noinline)) void borrow_touch_stack(void)
+{
+    volatile unsigned char stack[BORROW_OWN_STACK];
+    for (size_t i = 0; i < sizeof stack; i += MP_PAGE)
+        stack[i] = 0;
+}
 
 static void *borrow_job(void *arg)
 {
     struct borrow_job *j = arg;
-    (void)!setpriority(PRIO_PROCESS, 0, -20); /* of this thread (setpriority(2), NPTL) */
+    /* Of this thread (setpriority(2), NPTL). Who has -20 is given it again without the right to it. */
+    bool ahead = setpriority(PRIO_PROCESS, 0, -19) == 0 && setpriority(PRIO_PROCESS, 0, -20) == 0;
     prctl(PR_SET_TIMERSLACK, 1);
+    borrow_touch_stack();
+    turns_begin(&j->turns, ahead);
     j->fn(j->arg);
+    turns_end(&j->turns);
     return NULL;
+}
+
+/* By a thread that is as far ahead as the one that it watches. */
+static void borrow_watch(struct turns *t)
+{
+    errno = 0;
+    int nice = getpriority(PRIO_PROCESS, 0);
+    bool ahead = errno == 0 && setpriority(PRIO_PROCESS, 0, -20) == 0;
+    turns_watch(t);
+    if (ahead)
+        (void)!setpriority(PRIO_PROCESS, 0, nice);
 }
 
 int borrow_run(void (*fn)(void *arg), void *arg)
 {
-    struct borrow_job job = {fn, arg};
+    struct borrow_job job = {.fn = fn, .arg = arg};
     struct guard guard;
     pthread_t thread;
     sigset_t all, old, told;
@@ -72,8 +98,10 @@ int borrow_run(void (*fn)(void *arg), void *arg)
     sigaddset(&told, SIGCHLD); /* that of a stop is for the thread that waits for it */
     int e = pthread_create(&thread, NULL, borrow_job, &job);
     pthread_sigmask(SIG_SETMASK, &told, NULL);
-    if (e == 0)
+    if (e == 0) {
+        borrow_watch(&job.turns);
         pthread_join(thread, NULL);
+    }
     sigaction(SIGCHLD, &was, NULL);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     guard_end(&guard);
@@ -284,7 +312,7 @@ static void borrow_sleep(struct borrow *b)
 static void borrow_account(struct borrow *b)
 {
     uint64_t now = clock_mono_ns();
-    b->pause_ns = now - b->stop_ns;
+    b->pause_ns = (b->t.let_go_ns > b->stop_ns ? b->t.let_go_ns : now) - b->stop_ns;
     b->attach_ns = now - b->seize_ns;
     b->pause_ns_sum += b->pause_ns;
 }
@@ -431,24 +459,22 @@ static int borrow_lost(struct borrow *b, struct mp_failure *f)
     return ours ? 0 : borrow_execed(b->plan, f);
 }
 
-/* Where threads wait for a core, ours and the one to be stopped have one together (docs/learnt.md). */
-static void borrow_near(const struct borrow *b, pid_t tid)
+static void borrow_let_go(struct borrow *b)
 {
-    struct proc_stat st;
-    if (proc_is_crowded() && proc_stat_read(&st, b->plan->facts.pid, tid) == 0)
-        tracee_share_core(st.core);
+    turns_back();
+    tracee_detach(&b->t, 0);
 }
 
-/* Tries one thread: 1 it stands at a safe point, 0 another one must be found,
- * negative enum mp_err. */
-static int borrow_try(struct borrow *b, pid_t tid, struct mp_failure *f)
+/* As borrow_try. */
+static int borrow_ask(struct borrow *b, pid_t tid, struct mp_failure *f)
 {
     struct tracee_stop stop;
     tracee_release(&b->t);
     tracee_init(&b->t, tid);
     if (tracee_open_mem(&b->t) == -ESRCH)
         return 0;
-    borrow_near(b, tid);
+    if (!b->stuck_count) /* no time: they may have stopped by now */
+        turns_near(b->plan->facts.pid, tid);
     b->seize_ns = b->stop_ns = clock_mono_ns();
     int r = tracee_seize(&b->t, b->plan->suspend_seccomp);
     if (r == -EPERM)
@@ -460,6 +486,7 @@ static int borrow_try(struct borrow *b, pid_t tid, struct mp_failure *f)
     bool same = borrow_same_thread(b->plan, tid);
     if (tracee_interrupt(&b->t) < 0)
         return borrow_lost(b, f);
+    turns_asked();
     b->attempts++;
     r = borrow_await(b, &stop);
     if (r == -ETIMEDOUT) { /* uninterruptible, in vfork say; it can't be detached now */
@@ -471,13 +498,14 @@ static int borrow_try(struct borrow *b, pid_t tid, struct mp_failure *f)
     if (r < 0)
         return 0;
     if (stop.event == TRACEE_GROUP_STOP) {
-        tracee_detach(&b->t, 0);
+        borrow_let_go(b);
         return same ? mp_fail(f, MP_E_STOPPED, 0, "process %d is stopped by a signal", (int)b->plan->facts.pid) : 0;
     }
     int got = tracee_get_regs(&b->t, &b->regs);
     if (got == 0)
         remote_rewind(&b->t, &b->regs);
     if (got == 0 && !same) {
+        turns_back();
         remote_decline(&b->t, &b->regs, false);
         return 0;
     }
@@ -485,7 +513,7 @@ static int borrow_try(struct borrow *b, pid_t tid, struct mp_failure *f)
         b->last = borrow_judge(b);
         b->last_tid = tid;
         if (b->execed) {
-            tracee_detach(&b->t, 0);
+            borrow_let_go(b);
             return borrow_gone(b->plan, f);
         }
         if (b->last.verdict == SAFEPOINT_OK && remote_prepare(&b->remote, &b->t, &b->regs, b->plan->syscall_insn,
@@ -493,12 +521,23 @@ static int borrow_try(struct borrow *b, pid_t tid, struct mp_failure *f)
             b->remote.caller_retries = b->caller_retries;
             return 1;
         }
+        turns_back();
         remote_decline(&b->t, &b->regs, b->caller_retries);
     } else {
-        tracee_detach(&b->t, 0);
+        borrow_let_go(b);
     }
     borrow_account(b);
     return 0;
+}
+
+/* Tries one thread: 1 it stands at a safe point, 0 another one must be found,
+ * negative enum mp_err. */
+static int borrow_try(struct borrow *b, pid_t tid, struct mp_failure *f)
+{
+    int ret = borrow_ask(b, tid, f);
+    if (ret != 1)
+        turns_apart();
+    return ret;
 }
 
 static int borrow_read_maps(struct borrow *b, pid_t tid)
@@ -652,8 +691,10 @@ int borrow_one(struct borrow *b, pid_t tid, unsigned deadline_ms, bool stale, st
 
 int borrow_return(struct borrow *b)
 {
+    turns_back();
     int r = remote_end(&b->remote);
     borrow_account(b);
+    turns_apart();
     borrow_unstick(b);
     return r;
 }

@@ -42,7 +42,7 @@ struct inject_result {
     int fd;              /* the launcher's end of the channel, to be read; non-blocking, CLOEXEC; caller closes */
     int out;             /* to be written: fd itself (a socket), or a pipe that the caller closes too */
     uint64_t pause_ns;   /* of the stop in which the region was made, from the moment the thread is seen stopped to
-                            its release; cmd_session.c adds those of inject_standstill to all three */
+                            that when it is told to go on; cmd_session.c adds those of inject_standstill to all three */
     uint64_t attach_ns;  /* from PTRACE_SEIZE to release: upper bound of the pause */
     uint64_t total_ns;   /* from the start of inject_run to the loader's rendezvous */
     unsigned attempts;   /* stops of a thread until one was found at a safe point, that one included */

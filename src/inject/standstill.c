@@ -11,6 +11,7 @@
 #include "inject/borrow.h"
 #include "inject/inject.h"
 #include "inject/ours.h"
+#include "inject/turns.h"
 #include "target/mem.h"
 #include "target/proc.h"
 
@@ -130,6 +131,7 @@ static void stand(void *arg)
     (void)FAULT_POINT("standstill", 0);
     nap(STANDSTILL_COMING_NS);
     err = borrow_one(&b, tid, STANDSTILL_FIND_NS / 1000000, stale, &ignored);
+    turns_apart(); /* from here on it is the agent's turn */
     if (err == 0 && waits(s, tid, MP_STANDSTILL_COMING) && arm(s, &b) == 0)
         hold(s, tid, remote_restart_kind(&b.regs) != REMOTE_RESTART_NONE ? MP_STANDSTILL_PARKED : MP_STANDSTILL_RUNNING);
     else if (waits(s, tid, MP_STANDSTILL_COMING))

@@ -568,16 +568,15 @@ bool proc_task_lost(pid_t pid, pid_t live)
     return !proc_task_lives(pid, live, &s) && proc_live_task(pid) > 0;
 }
 
-bool proc_is_crowded(void)
+long proc_running(void)
 {
-    long cores = sysconf(_SC_NPROCESSORS_ONLN), running = 0;
+    long running = 0;
     FILE *file = fopen("/proc/loadavg", "re");
-    int fields = 0;
-    if (file) {
-        fields = fscanf(file, "%*s %*s %*s %ld/", &running);
-        fclose(file);
-    }
-    return fields == 1 && running > cores + 1;
+    if (!file)
+        return 0;
+    int fields = fscanf(file, "%*s %*s %*s %ld/", &running);
+    fclose(file);
+    return fields == 1 ? running : 0;
 }
 
 /* --- limits --------------------------------------------------------------- */

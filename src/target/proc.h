@@ -151,9 +151,9 @@ bool proc_kill_pending(pid_t pid);
 bool proc_task_lost(pid_t pid, pid_t live);
 enum { PROC_LOOKS = 10 };
 
-/* Whether at least two threads of this machine wait for a core, by how many run or want to just now, the
- * caller included. False where the kernel does not tell. */
-bool proc_is_crowded(void);
+/* How many threads of this machine run or want to just now, the caller included; 0 where the kernel does not
+ * tell (/proc/loadavg, proc(5)). */
+long proc_running(void);
 
 struct proc_fd {
     int fd;

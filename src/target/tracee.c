@@ -26,6 +26,7 @@
 #define TRACEE_GET_RSEQ 0x420f /* 5.13 */
 #define TRACEE_EVENT_STOP 128
 #define TRACEE_DEATH_NS 200000000ull /* for one that was killed; a core dump takes longer */
+#define TRACEE_SLEEP_NS 1000000ull   /* a deadline that is nearer is waited for awake */
 #define TRACEE_LOOK_NS 2000000ull    /* between two looks whether one that is waited for is a zombie */
 
 struct tracee_peek {
@@ -123,38 +124,29 @@ int tracee_interrupt(struct tracee *t)
     return tracee_error(tracee_ptrace(PTRACE_INTERRUPT, t, 0, 0));
 }
 
-/* This thread shares a core with what it traces. */
-static _Thread_local bool shares_core;
+static _Thread_local bool sleeps;
 
-void tracee_share_core(int core)
+void tracee_sleep_for_stops(bool on)
 {
-    cpu_set_t one;
-    if (core < 0 || core >= CPU_SETSIZE)
-        return;
-    CPU_ZERO(&one);
-    CPU_SET(core, &one);
-    if (sched_setaffinity(0, sizeof one, &one) == 0)
-        shares_core = true;
+    sleeps = on;
 }
 
-/* Until a stop, of any thread of ours, is told. What tells of none, as a first thread's death, is
- * found within 200 us. */
+/* Until a stop, of any thread of ours, is told. Without a timer, which costs more than the switch. */
 static void tracee_sleep(void)
 {
-    const struct timespec most = {0, 200000};
     sigset_t told;
     sigemptyset(&told);
     sigaddset(&told, SIGCHLD);
-    (void)!sigtimedwait(&told, NULL, &most);
+    (void)!sigwaitinfo(&told, NULL);
 }
 
 /* Spins for 60 us, in which nearly every stop comes when the machine has a core to
  * spare; then sleeps, because the tracee may be waiting for ours: for so long that it gets to run
  * between two looks, which it does not in 1 us (docs/learnt.md). */
-static void tracee_relax(uint64_t start_ns)
+static void tracee_relax(uint64_t start_ns, uint64_t left_ns)
 {
     uint64_t waited = clock_mono_ns() - start_ns;
-    if (shares_core) {
+    if (sleeps && left_ns >= TRACEE_SLEEP_NS) {
         tracee_sleep();
         return;
     }
@@ -206,7 +198,7 @@ int tracee_wait(struct tracee *t, uint64_t deadline_ns, struct tracee_stop *ret_
         }
         if (now >= deadline_ns)
             return -ETIMEDOUT;
-        tracee_relax(start);
+        tracee_relax(start, deadline_ns - now);
     }
     t->look_ns = 0;
     t->stopped = ret_stop->event != TRACEE_GONE;
@@ -245,6 +237,7 @@ int tracee_cont_syscall(struct tracee *t, int sig)
 int tracee_detach(struct tracee *t, int sig)
 {
     struct tracee_stop stop;
+    t->let_go_ns = clock_mono_ns(); /* not after the call: it may have our core by then */
     int r = tracee_resume(t, PTRACE_DETACH, sig);
     if (r == -ESRCH)
         (void)!tracee_wait(t, clock_mono_ns() + TRACEE_DEATH_NS, &stop);

@@ -39,6 +39,7 @@ struct tracee {
     bool seized;  /* we trace it */
     bool stopped; /* in a ptrace-stop, as far as we were told */
     int mem_fd;   /* /proc/TID/mem, open for read and write; -1 */
+    uint64_t let_go_ns; /* when tracee_detach was called last */
     uint64_t look_ns; /* when it is looked whether it is a zombie, if it is waited for; 0: not yet waited for */
 };
 
@@ -58,11 +59,9 @@ int tracee_seize(struct tracee *t, bool suspend_seccomp) MP_MUST_CHECK;
 /* Asks for a stop without a signal. 0 or -errno. */
 int tracee_interrupt(struct tracee *t) MP_MUST_CHECK;
 
-/* Has this thread run on one core with those it traces from now on, and sleep for each stop: with every
- * turn one has the core of the other. Else each turn of theirs begins with a wait for a core, where other
- * threads want one. Needs SIGCHLD blocked and not ignored (sigtimedwait, 2.6). Where that core is not
- * allowed nothing changes. */
-void tracee_share_core(int core);
+/* Has this thread sleep for each stop, or poll again. Needs SIGCHLD blocked and not ignored, and somebody who
+ * sends it one now and then (turns_watch): a deadline is noticed then, and what no stop tells of. */
+void tracee_sleep_for_stops(bool on);
 
 /* Waits for the next stop or the end. 0 and *ret_stop, or -ETIMEDOUT. Polls
  * (pause matters more than a core for its length), then sleeps in short steps. */

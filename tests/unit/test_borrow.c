@@ -18,7 +18,6 @@
 
 #define EXEC_NS 4000000000ull /* of tries */
 #define EXEC_TRY_MS 3
-#define STOPS 200
 #define LOOKS 20000 /* of a microsecond or less */
 
 static void *exec_again(void *unused)
@@ -251,50 +250,6 @@ static void wait_in_looks(void *arg)
         c->gone = tracee_wait(&t, 0, &stop) == 0 && stop.event == TRACEE_GONE;
 }
 
-static void stop_on_its_core(void *arg)
-{
-    struct change *c = arg;
-    struct tracee_stop stop = {.event = TRACEE_GONE};
-    struct tracee t;
-    struct proc_stat st;
-    cpu_set_t set;
-    tracee_init(&t, c->plan.facts.pid);
-    ck_assert_int_eq(proc_stat_read(&st, c->plan.facts.pid, 0), 0);
-    tracee_share_core(st.core);
-    ck_assert_int_eq(sched_getaffinity(0, sizeof set, &set), 0);
-    ck_assert(CPU_COUNT(&set) == 1 && CPU_ISSET((size_t)st.core, &set));
-    ck_assert_int_eq(tracee_seize(&t, false), 0);
-    for (int i = 0; i < STOPS; i++) {
-        ck_assert_int_eq(tracee_interrupt(&t), 0);
-        ck_assert_int_eq(tracee_wait(&t, clock_mono_ns() + EXEC_NS, &stop), 0);
-        ck_assert_int_eq(stop.event, TRACEE_TRAP);
-        ck_assert_int_eq(tracee_cont(&t, 0), 0);
-    }
-    tracee_share_core(-1); /* changes nothing */
-    tracee_share_core(CPU_SETSIZE);
-    ck_assert_int_eq(sched_getaffinity(0, sizeof set, &set), 0);
-    ck_assert_int_eq(CPU_COUNT(&set), 1);
-    c->gone = true;
-}
-
-/* Stops are told to a thread that sleeps for them, whatever the program does with SIGCHLD. */
-START_TEST(test_shared_core)
-{
-    struct change c = {.plan = {.facts = {.pid = fork_pausing()}}};
-    struct sigaction was;
-    sigset_t set;
-    signal(SIGCHLD, _i ? SIG_IGN : SIG_DFL);
-    ck_assert_int_eq(borrow_run(stop_on_its_core, &c), 0);
-    ck_assert(c.gone);
-    ck_assert_int_eq(sigaction(SIGCHLD, NULL, &was), 0);
-    ck_assert(was.sa_handler == (_i ? SIG_IGN : SIG_DFL));
-    ck_assert_int_eq(pthread_sigmask(SIG_SETMASK, NULL, &set), 0);
-    ck_assert(!sigismember(&set, SIGCHLD));
-    signal(SIGCHLD, SIG_DFL);
-    end_child(c.plan.facts.pid);
-}
-END_TEST
-
 /* That a first thread is a zombie is seen by one who never waits for long, too. */
 START_TEST(test_zombie_in_looks)
 {
@@ -316,7 +271,6 @@ int main(int argc, char **argv)
     tcase_add_test(t, test_stop_is_left);
     tcase_add_test(t, test_dead_first);
     tcase_add_test(t, test_zombie_in_looks);
-    tcase_add_loop_test(t, test_shared_core, 0, 2);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
