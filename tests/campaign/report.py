@@ -12,7 +12,7 @@ PAGE = "reliability.md"
 TOLD = 12  # failures that are quoted
 BEFORE = "before"  # the commit of rows that do not say theirs, where the file's order leaves it open
 KINDS = (("session", "sessions"), ("fault", "faults"), ("beside", "beside gdb"), ("cycles", "targets of many"))
-GOALS = (("p50", 0.5, 300000), ("p99", 0.99, 1000000))  # ns, below which what is held beside gdb is to be
+GOALS = (("p50", 0.5, 300000), ("p99", 0.99, 1000000))  # ns, below which a target is to stand still beside gdb
 FOR_P99 = 100  # values, of which it is the largest
 
 
@@ -149,8 +149,9 @@ class Book:
             self.faults.append(row)
         elif kind == "plan":
             self.plans.append(row)
-        elif kind == "beside":
-            self.beside[row["state"], row["tool"], row["python"]].append(row)
+        elif kind in ("beside", "noise"):
+            if "still_ns" in row:  # not so in files of before
+                self.beside[row["state"], row["tool"], row["python"], row["eyes"]].append(row)
         elif kind == "cycles":
             self.cycles.append(row)
         elif kind == "skip":
@@ -229,17 +230,23 @@ def tell_total(book):
         yield ""
 
 
-def missed(rows):
-    """Names of the goals that a set of visits misses; p99 is not judged where it would be the largest."""
-    held = sorted(row["held_ns"] for row in rows)
-    return [name for name, share, goal in GOALS if percentile(held, share) >= goal and (name != "p99" or len(held) > FOR_P99)]
+def missed(rows, what):
+    """Goals that a set of visits misses; p99 is not judged where it would be the largest."""
+    values = sorted(row[what] for row in rows)
+    found = [(name, percentile(values, share), goal) for name, share, goal in GOALS if name != "p99" or len(values) > FOR_P99]
+    return ["%s %s us" % (name, us(value)) for name, value, goal in found if value >= goal]
 
 
 def tell_goals(book):
-    ours = {(state, python): missed(rows) for (state, tool, python), rows in sorted(book.beside.items()) if tool == "mempulse"}
-    bad = ["%s on %s (%s)" % (state, python, ", ".join(names)) for (state, python), names in ours.items() if names]
-    yield "mempulse's goal is %s. " % " and ".join("%s < %s us" % (name, us(goal)) for name, _, goal in GOALS) + \
-        ("Missed by: %s." % "; ".join(bad) if bad else "No row misses it.")
+    yield "mempulse's goal is %s." % " and ".join("%s < %s us" % (name, us(goal)) for name, _, goal in GOALS)
+    for what, word in (("held_ns", "held"), ("still_ns", "still")):
+        ours = {(state, python): missed(rows, what) for (state, tool, python, _), rows in sorted(book.beside.items()) if tool == "mempulse"}
+        bad = ["%s on %s (%s)" % (state, python, ", ".join(names)) for (state, python), names in ours.items() if names]
+        yield "By the time %s it is missed by %s." % (word, "; ".join(bad)) if bad else "By the time %s no row misses it." % word
+    own = sorted(row["still_ns"] for (_, tool, _, _), rows in book.beside.items() if tool == "none" for row in rows)
+    if own:
+        yield "For %s us of work the machine itself took, of all times together, %s us at p50, %s at p99 and %s at most." \
+            % ((us(GOALS[0][2]),) + tuple(three(own, us)))
     yield ""
 
 
@@ -248,17 +255,21 @@ def tell_beside(book):
         return
     yield "## Beside gdb"
     yield ""
-    yield "For how long the target is held by a tracer when mempulse attaches and detaches, and when `gdb -batch -p PID` does, as /proc/PID/stat " \
-        "tells it to one who reads it again and again; in turns, in one run (`make campaign CAMPAIGN=--beside`). memray and others attach " \
-        "through gdb. gdb is slow to come and go, and visits less often; where p99 would be the largest of all, none is given."
+    yield "For how long the target is held by a tracer when mempulse attaches and detaches, and when `gdb -batch -p PID` does; in turns, " \
+        "in one run (`make campaign CAMPAIGN=--beside`). By `events` the kernel itself tells it: the target's thread left its core in " \
+        "state `t` (sched_switch), and was woken (sched_waking); by `stat` /proc/PID/stat tells it to one who reads it again and again, who needs " \
+        "a core for that. Held is the sum of all stops; still has what ran in between as well: the calls that the tracer has it make, and what " \
+        "it waits for a core. memray and others attach through gdb. gdb is slow to come and go, and visits less often; where p99 would be the " \
+        "largest of all, none is given. `none` is the machine itself: how long a thread of the onlooker's takes for 300 us of work, before each of " \
+        "mempulse's visits."
     yield ""
-    yield from head("target", "tool", "python", "visits", "held p50", "p99", "max (us)", "whole visit p50 (ms)", "between two looks (us)")
-    for (state, tool, python), rows in sorted(book.beside.items()):
-        held = three([row["held_ns"] for row in rows], us)
+    yield from head("target", "tool", "python", "visits", "held p50", "p99", "max (us)", "still p50", "p99", "max (us)", "whole visit p50 (ms)", "told by", "exact to (us)")
+    for (state, tool, python, eyes), rows in sorted(book.beside.items()):
+        held, still = (three([row[what] for row in rows], us) for what in ("held_ns", "still_ns"))
         if len(rows) <= FOR_P99:
-            held[1] = ""
-        yield line(state, tool, python, len(rows), *held,
-                   ms(percentile(sorted(row["took_ns"] for row in rows), 0.5)), us(percentile(sorted(row["step_ns"] for row in rows), 0.5)))
+            held[1] = still[1] = ""
+        yield line(state, tool, python, len(rows), *held, *still,
+                   ms(percentile(sorted(row["took_ns"] for row in rows), 0.5)), eyes, us(percentile(sorted(row["step_ns"] for row in rows), 0.5)))
     yield ""
     yield from tell_goals(book)
 
