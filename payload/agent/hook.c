@@ -195,10 +195,11 @@ int hook_install(void)
 /* 3.11: an inert thunk in its slot would still keep calls from being inlined, with
  * nobody to look at the stack until the agent gets the GIL; and nobody would break the
  * circle that another tool can make of it. There it stays live, and the first hook that finds
- * itself disarmed takes it out. */
+ * itself disarmed takes it out. So it does with lines: calls that are traced go on taking the
+ * trace function out of their thread when they return (lines.c). */
 bool hook_stays_live(void)
 {
-    return g.minor == 11 || g.chained;
+    return g.minor == 11 || g.chained || g.lines;
 }
 
 void hook_inert(void)

@@ -531,6 +531,8 @@ static void thunk_exit(struct call *c, void *result)
 
     if (unlikely(!*g.armed)) {
         hook_disarmed();
+        if (g.lines)
+            lines_exit(th, c);
         return;
     }
     if (c->kind == CALL_RECORD)

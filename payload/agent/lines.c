@@ -16,9 +16,11 @@
  *     counts threads: PyEval_SetTrace on our own thread raises it, and it is
  *     lowered again at uninstall;
  *   - the audit event is raised once, and a veto respected.
- * c_tracefunc points into the thunk page, never into the agent: 3.11's call_trace
- * allocates between reading and calling it. Another tool's function is never
- * displaced. */
+ * c_tracefunc points into the thunk page, never into the agent: between reading and
+ * calling it, 3.11's call_trace allocates and all versions' call_exc_trace makes the
+ * exception, which may take as long as Python code likes, with others having the GIL.
+ * So it is ours inside a call that the thunk counts, and nowhere else, to the end: the page
+ * may go when that count is 0. Another tool's function is never displaced. */
 #include "agent/python.h"
 
 #define TRACE_LINE 2 /* PyTrace_LINE, Include/cpython/pystate.h */

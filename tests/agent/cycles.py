@@ -2,8 +2,11 @@
 unloads the agent each time and puts an inaccessible mapping where it was, so that
 whoever still points there crashes.
 
-    cycles.py AGENT_SO COUNT MILLISECONDS [lines]"""
+    cycles.py AGENT_SO COUNT MILLISECONDS [calls|lines [SECONDS]]
+
+SECONDS: what it prints its threads' stacks after, should it not have ended."""
 import ctypes
+import faulthandler
 import gc
 import os
 import socket
@@ -132,6 +135,8 @@ def cycle(path, ms, options, ret_wanted=0):
 def main():
     global stop
     path, n, ms = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    if len(sys.argv) > 5:
+        faulthandler.dump_traceback_later(int(sys.argv[5]))
     options = {"flags": wire.OPT_LINES if "lines" in sys.argv else 0, "depth": 4, "ppm": 1000}
     threads = [threading.Thread(target=load, args=(i,)) for i in range(6)]
     for t in threads:

@@ -8,6 +8,7 @@ import argparse
 import atexit
 import concurrent.futures
 import glob
+import itertools
 import json
 import os
 import re
@@ -26,6 +27,7 @@ TESTS = []
 JOBS = 3              # interpreters at once: a test mostly waits
 FEW_REFUSED = 20      # an agent makes 30 allocations of Python's to come and go, and 80 from 3.12 on
 CYCLES_SECONDS = 300  # mostly 3: the driver is one of seven threads that want the GIL, and at times gets none for a minute
+DUMP_SECONDS = 20     # before that limit a cycles.py prints its threads' stacks
 
 
 def test(scenario=None, since=(3, 6), before=(3, 99), needs=None, **options):
@@ -484,6 +486,19 @@ def request(run):
     run.clean()
 
 
+@test(before=(3, 12), flags=wire.OPT_LINES, root=["asks_to_leave"])
+def outlasted(run):
+    """A thread has read its trace function, and calls it when the agent is gone."""
+    assert run.first and run.first["result"] == 4, (run.status, run.first, run.stderr[-600:])
+    assert run.session.lines(), "no line was traced"
+    run.clean()
+
+
+@test("outlasted_collection", since=(3, 11), before=(3, 12), flags=wire.OPT_LINES, root=["asks_to_leave"])
+def outlasted_collection(run):
+    outlasted(run)
+
+
 @test()
 def hurried(run):
     """What a launcher that died left in the switch interval is taken back; what the target set is not."""
@@ -712,6 +727,38 @@ def without_memory(python, agent, helper, mode):
     return None
 
 
+def threads_of(pid):
+    """What each thread of a process waits for, if anything."""
+    said = []
+    for tid in sorted(os.listdir("/proc/%d/task" % pid), key=int):
+        words = []
+        for name in ("comm", "wchan", "syscall"):
+            try:
+                with open("/proc/%d/task/%s/%s" % (pid, tid, name)) as f:
+                    words.append(f.read().strip())
+            except OSError as e:
+                words.append(e.strerror)
+        said.append("  %s: %s" % (tid, ", ".join(words)))
+    return "\n".join(said)
+
+
+def cycles(python, args, mode):
+    """What is wrong, or None. One that does not end says where it is before it is killed."""
+    seconds = CYCLES_SECONDS + 2 * args.cycles
+    p = subprocess.Popen([python, os.path.join(HERE, "cycles.py"), os.path.abspath(args.agent), str(args.cycles), "10", mode,
+                          str(seconds - DUMP_SECONDS)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        out, err = p.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        where = threads_of(p.pid)
+        p.kill()
+        stacks = [line for line, _ in itertools.groupby(p.communicate()[1].decode().split("\n"))]  # not each of a recursion
+        return "not done in time\n%s\n%s" % (where, "\n".join(stacks))
+    if p.returncode == 0 and json.loads(out.decode())["cycles"] == args.cycles:
+        return None
+    return "exit %d %s" % (p.returncode, err.decode()[-300:])
+
+
 def interpreter(python, args):
     """All tests under one interpreter: passed, failed, what to print."""
     minor = int(subprocess.check_output([python, "-c", "import sys; print(sys.version_info[1])"]))
@@ -735,16 +782,10 @@ def interpreter(python, args):
                 where = where.tb_next
             bad.append("FAIL %s %s (line %d): %s: %s" % (python, name, where.tb_lineno, type(e).__name__, str(e)[:500]))
     for mode in [] if args.test not in (None, "cycles") else ["calls", "lines"]:
-        try:
-            p = subprocess.run([python, os.path.join(HERE, "cycles.py"), os.path.abspath(args.agent), str(args.cycles), "10", mode],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=CYCLES_SECONDS + 2 * args.cycles)
-        except subprocess.TimeoutExpired:
-            bad.append("FAIL %s cycles (%s): not done in time" % (python, mode))
-            continue
-        if p.returncode == 0 and json.loads(p.stdout.decode())["cycles"] == args.cycles:
-            passed += 1
-        else:
-            bad.append("FAIL %s cycles (%s): exit %d %s" % (python, mode, p.returncode, p.stderr.decode()[-300:]))
+        wrong = cycles(python, args, mode)
+        passed += not wrong
+        if wrong:
+            bad.append("FAIL %s cycles (%s): %s" % (python, mode, wrong))
     for mode in [] if args.test not in (None, "nomemory") else ["calls", "lines"]:
         if not args.helper:
             skipped.append("nomemory (%s) (no compiler)" % mode)
