@@ -24,7 +24,7 @@ WAIT = 10
 
 # What targets move of themselves while they work, as still.py has seen it: not compared then.
 MOVES = {}
-for moved, names in (("threads signals", "threads thread_churn rseq malloc_2 malloc_16 fork_thread"),
+for moved, names in (("threads signals", "threads thread_churn handovers rseq malloc_2 malloc_16 fork_thread"),
                      ("signals", "sigalrm sigprof queued lone_alarms raw_sigtimedwait fork spawn multiprocessing"),
                      ("fds", "fork fork_thread spawn multiprocessing imports uvloop gunicorn celery")):
     for name in names.split():
@@ -225,7 +225,7 @@ STATES += [
     State("tcmalloc_16", "malloc", "malloc_16", env=preloaded("libtcmalloc_minimal.so.4")),
 
     State("gil_never_asked", "threads", "switch_interval", env=preloaded("woken.so"), hurried=True),
-    State("threads", "threads"), State("thread_churn", "threads"), State("threads_500", "threads", costly=True),
+    State("threads", "threads"), State("thread_churn", "threads"), State("handovers", "threads", only=("lines",)), State("threads_500", "threads", costly=True),
     State("small_stack", "threads"), State("leader_gone", "threads"),
     State("coroutine", "threads", codes=(0, 8)), State("rseq", "threads"), State("rseq_off", "threads", "threads", env={"GLIBC_TUNABLES": "glibc.pthread.rseq=0"}),
     State("pinned", "scheduling", "threads", prefix=("taskset", "-c", "0")),

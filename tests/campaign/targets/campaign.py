@@ -17,6 +17,7 @@ if sys.argv[1].startswith("lone_"):
 
 import atexit
 import ctypes
+import gc
 import importlib
 import mmap
 import resource
@@ -182,6 +183,58 @@ class ThreadChurn(work.State):
         settle(1)
 
 
+class Looped:
+    """Goes in a collection, and lets others have the GIL meanwhile."""
+
+    def __init__(self):
+        self.me = self
+
+    def __del__(self):
+        time.sleep(0.001)
+
+
+class Outlasting(Exception):
+    """Is made by C, when it is caught or traced, and lets others have the GIL meanwhile."""
+
+    def __init__(self, number):
+        time.sleep(0.001)
+        self.number = number
+
+
+class Handovers(work.State):
+    """Three threads that hand over the GIL within collections and while C makes an exception: in CPython's tracing, too."""
+    THREADS, TIMES = 3, 10
+
+    def setup(self, control):
+        gc.set_threshold(20)
+        self.put = ctypes.pythonapi.PyErr_SetObject
+        self.put.argtypes, self.put.restype = [ctypes.py_object] * 2, None
+
+    def once(self, seed, results):
+        got = 0
+        for k in range(self.TIMES):
+            Looped()
+            try:
+                self.put(Outlasting, seed + k)
+            except Outlasting as e:
+                got += e.number
+            got += fib(6)
+        results.append(got)
+
+    def step(self, i):
+        i %= work.PERIOD
+        results = []
+        threads = [threading.Thread(target=self.once, args=(i + k, results)) for k in range(self.THREADS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return checksum(sorted(results))
+
+    def quiet(self):
+        settle(1)
+
+
 def settle(count):
     """join returns a little before the kernel's thread is gone."""
     deadline = time.perf_counter() + 2
@@ -275,7 +328,7 @@ class Deep(work.State):
 STATES = dict(states.STATES)
 STATES.update({
     "mixed": Mixed, "registers": Registers, "malloc_1": Malloc, "malloc_2": Malloc2, "malloc_16": Malloc16,
-    "rseq": Rseq, "coroutine": Coroutine, "raw_epoll_pwait2": EpollPwait2, "imports": Imports, "sigprof": Sigprof, "thread_churn": ThreadChurn, "threads_500": Threads500,
+    "rseq": Rseq, "coroutine": Coroutine, "raw_epoll_pwait2": EpollPwait2, "imports": Imports, "sigprof": Sigprof, "thread_churn": ThreadChurn, "handovers": Handovers, "threads_500": Threads500,
     "small_stack": SmallStack, "resident": Resident, "resident_8": Resident8, "mappings": Mappings, "deep": Deep,
 })
 STATES.update(campaign_limits.states(Mixed))
