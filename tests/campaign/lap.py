@@ -204,7 +204,7 @@ class Lap:
             harms.append("it was not judged: %s" % reason)
         except AssertionError as failure:
             harms.append("%s: %s" % (self.doing, failure))
-        except OSError as error:
+        except Exception as error:  # of a target that is gone, mostly; none may pass for a lap without harm
             harms.append("%s: %s: %s; status %s" % (self.doing, type(error).__name__, error, self.target and self.target.process.poll()))
         finally:
             for end in self.ends:

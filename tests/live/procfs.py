@@ -77,7 +77,10 @@ def tasks(pid):
 
 def oldest(pid):
     """Its thread that lives for longest: /proc lists them as they began."""
-    return next(int(tid) for tid in os.listdir("/proc/%d/task" % pid) if alive(int(tid)))
+    for tid in os.listdir("/proc/%d/task" % pid):
+        if alive(int(tid)):
+            return int(tid)
+    raise ProcessLookupError(pid)
 
 
 def threads(pid):
