@@ -28,13 +28,17 @@ def recurse(n):
 
 
 class Finalizer:
-    """Takes and leaves the GIL inside a collection."""
+    """Takes and leaves the GIL inside a collection. Few at a time: whoever collects has to wait for the GIL for each of them,
+    and nobody else collects meanwhile."""
+    alive, FEW = 0, 10
 
     def __init__(self):
         self.me = self
+        Finalizer.alive += 1
 
     def __del__(self):
         time.sleep(0.001)
+        Finalizer.alive -= 1
 
 
 def load(i):
@@ -54,7 +58,7 @@ def load(i):
             t = threading.Thread(target=child)
             t.start()
             t.join()
-        if i == 2 and counts[i] % 20 == 0:
+        if i == 2 and counts[i] % 20 == 0 and Finalizer.alive < Finalizer.FEW:
             Finalizer()
         if i == 3 and counts[i] % 50 == 0:
             gc.collect()

@@ -26,7 +26,7 @@ import wire  # noqa: E402
 TESTS = []
 JOBS = 3              # interpreters at once: a test mostly waits
 FEW_REFUSED = 20      # an agent makes 30 allocations of Python's to come and go, and 80 from 3.12 on
-CYCLES_SECONDS = 300  # mostly 3: the driver is one of seven threads that want the GIL, and at times gets none for a minute
+CYCLES_SECONDS = 120  # mostly 3: the driver is one of seven threads that want the GIL
 DUMP_SECONDS = 20     # before that limit a cycles.py prints its threads' stacks
 
 
