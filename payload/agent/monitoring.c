@@ -228,11 +228,14 @@ void monitor_uninstall(void)
         slots[i].event = slots[i].callback = NULL;
         slots[i].registered = false;
     }
-    if (monitor_disable)
-        py_decref(monitor_disable);
     if (monitoring)
         py_decref(monitoring);
-    monitor_disable = monitoring = NULL;
+    monitoring = NULL;
+    if (mp_control_block.residue & MP_RESIDUE_HELD)
+        return; /* who calls one of them still gets an answer */
+    if (monitor_disable)
+        py_decref(monitor_disable);
+    monitor_disable = NULL;
 }
 
 void monitor_cure(void)
