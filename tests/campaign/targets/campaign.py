@@ -29,7 +29,7 @@ import time
 import states
 import states_busy
 from states_busy import churn, fib
-from work import account, checksum, libc, raw_call
+from work import account, checksum, libc, raw_call, settle
 
 import campaign_limits
 import campaign_servers
@@ -233,13 +233,6 @@ class Handovers(work.State):
 
     def quiet(self):
         settle(1)
-
-
-def settle(count):
-    """join returns a little before the kernel's thread is gone."""
-    deadline = time.perf_counter() + 2
-    while len(os.listdir("/proc/self/task")) > count and time.perf_counter() < deadline:
-        time.sleep(0.001)
 
 
 class Threads500(Mixed):

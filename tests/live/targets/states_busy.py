@@ -10,7 +10,7 @@ import time
 import zlib
 
 import work
-from work import checksum
+from work import checksum, settle
 
 try:
     import sqlite3
@@ -102,6 +102,9 @@ class Stacks(work.State):
         sink_to_limit(self.main_limit, deeper)
         return checksum((i % work.PERIOD, self.limit - deep[0] < 50, self.main_limit - deeper[0] < 50))
 
+    def quiet(self):
+        settle(1)
+
 
 class LongTurns(work.State):
     """A thread with a small stack that holds the GIL for a second at a time: whoever asks for
@@ -120,6 +123,9 @@ class LongTurns(work.State):
         threading.stack_size(0)
         thread.join()
         return checksum((i % work.PERIOD, deep[0] > 100))
+
+    def quiet(self):
+        settle(1)
 
     def turns(self, deep):
         end = time.monotonic() + 1.5 * self.TURN
@@ -227,10 +233,7 @@ class Threads(work.State):
         return checksum(got)
 
     def quiet(self):
-        """join returns a little before the kernel's thread is gone."""
-        deadline = time.perf_counter() + 2
-        while len(os.listdir("/proc/self/task")) > self.STAYING + 1 and time.perf_counter() < deadline:
-            time.sleep(0.001)
+        settle(self.STAYING + 1)
 
 
 class Recursion(work.State):
