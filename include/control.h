@@ -50,7 +50,7 @@ enum mp_standstill {
 #define MP_RESIDUE_THUNK 1u    /* two thunk pages: a frame entered through them has not returned */
 #define MP_RESIDUE_CHAINED 2u  /* another eval-frame user sits above us and calls our thunk */
 #define MP_RESIDUE_HELD 4u     /* somebody holds a reference to an object of ours */
-#define MP_RESIDUE_TRACE 8u    /* a trace function of ours could not be taken out of a thread */
+#define MP_RESIDUE_TRACE 8u    /* two thunk pages: another tracer may have kept our trace function, which is there */
 #define MP_RESIDUE_COPY 16u    /* what a fork copied of an agent is still within somebody's reach */
 
 struct mp_control {

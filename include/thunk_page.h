@@ -8,6 +8,7 @@
 #define THUNK_MAGIC "MPTHUNK\1"
 
 #define THUNK_CHAINED 1u /* someone above us calls `entry`: orig must stay as it is */
+#define THUNK_TRACED 2u  /* someone may have kept `trace_entry`: gone only when no word in memory is it any more */
 
 struct thunk {
     char magic[8];
@@ -20,7 +21,7 @@ struct thunk {
     /* Everything that thread quiet_tid calls below stack address quiet_sp is
      * deeper than what is traced: straight on to orig. Written under the GIL. */
     volatile uint32_t quiet_tid;
-    uint32_t flags; /* THUNK_CHAINED */
+    uint32_t flags; /* THUNK_* */
     volatile uint64_t quiet_sp;
     volatile uint64_t quiet_count;
     uint64_t tid_offset;

@@ -454,22 +454,39 @@ static bool live_target_gone(const struct live *l)
     return l->err == MP_E_TARGET_EXITED || l->err == MP_E_TARGET_EXECED;
 }
 
+static bool live_lock(struct live *l, struct mp_failure *f)
+{
+    return l->lock_fd >= 0 ||
+           cmd_lock(&l->o->talk, l->o->pid, clock_mono_ns() + LEAVE_WAIT_NS, l->sig_fd, &l->lock_fd, f) >= 0;
+}
+
+/* As session_wait_clean. */
+static int live_sweep(struct live *l, const char *what, struct mp_failure *f)
+{
+    uint64_t pause_ns;
+
+    if (inject_sweep(l->o->pid, l->o->talk.log, &pause_ns, f) > 0)
+        cmd_say(&l->o->talk, "took away %s (paused %.0f us)", what, (double)pause_ns / 1e3);
+    return session_wait_clean(&l->s, STRAY_WAIT_MS, &l->diff, f);
+}
+
 /* A region that is not this session's. A launcher killed while its thread was told to
  * mmap leaves one, and not at once: the thread may get a CPU after all of us have looked.
  * Whoever is at work now is waited for first; then nobody else's is swept. */
 static int live_stray(struct live *l, struct mp_failure *f)
 {
-    uint64_t pause_ns;
     int n;
 
-    if (l->lock_fd < 0 && cmd_lock(&l->o->talk, l->o->pid, clock_mono_ns() + LEAVE_WAIT_NS, l->sig_fd, &l->lock_fd, f) < 0)
+    if (!live_lock(l, f))
         return 0;
     n = session_wait_clean(&l->s, STRAY_WAIT_MS, &l->diff, f);
-    if (n != SESSION_STRAY || l->lock_fd < 0)
-        return n;
-    if (inject_sweep(l->o->pid, l->o->talk.log, &pause_ns, f) > 0)
-        cmd_say(&l->o->talk, "took away what a mempulse that was killed had left (paused %.0f us)", (double)pause_ns / 1e3);
-    return session_wait_clean(&l->s, STRAY_WAIT_MS, &l->diff, f);
+    return n != SESSION_STRAY || l->lock_fd < 0 ? n : live_sweep(l, "what a mempulse that was killed had left", f);
+}
+
+/* An agent can't tell whether another tracer has kept its trace function; the target's memory does. */
+static int live_traced(struct live *l, struct mp_failure *f)
+{
+    return !live_lock(l, f) || l->lock_fd < 0 ? 0 : live_sweep(l, "the thunk that another tracer might have led to", f);
 }
 
 /* What is left in the target after the session, in words and as bits. */
@@ -489,6 +506,8 @@ static void live_verify(struct live *l)
     n = session_wait_clean(&l->s, CLEAN_WAIT_MS, &l->diff, &look);
     if (n == SESSION_STRAY)
         n = live_stray(l, &look);
+    if (n == 0 && l->end.residue & MP_RESIDUE_TRACE)
+        n = live_traced(l, &look);
     if (n < 0 && l->err == MP_E_TARGET_EXECED)
         n = 1; /* it can't be looked at (a setuid program, say); exec itself took all that was ours */
     if (n == SESSION_SUCCEEDED) { /* what the diff names is the next session's; ours is what BYE names */

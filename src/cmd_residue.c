@@ -21,7 +21,7 @@ static const struct residue_row residue_rows[] = {
     {MP_RESIDUE_CHAINED, "two thunk pages stay mapped, inert: another eval-frame user was installed above them"},
     {MP_RESIDUE_HELD, "the agent's library stays mapped, inert: somebody holds a reference to one of its callbacks"},
     {MP_RESIDUE_COPY, "what a fork copied of an agent stays, inert: it may still be reached"},
-    {MP_RESIDUE_TRACE, "the agent's library stays mapped, inert: a trace function could not be taken out of a thread"},
+    {MP_RESIDUE_TRACE, "two thunk pages stay mapped, inert: another tracer may have kept our trace function, which is there"},
 };
 
 void residue_describe(const struct session *s, const struct inject_diff *d, char *buf, size_t len)

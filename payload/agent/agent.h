@@ -278,6 +278,7 @@ void hook_round(uint64_t now);
 int thunk_install(void);
 void thunk_uninstall(void);
 void thunk_inert(void);
+void thunk_traced(void); /* GIL */
 uint64_t thunk_get_slot(void);
 bool thunk_cure(void); /* true: no thunk leads to an agent any more */
 void thunk_leave_child(void);
@@ -306,7 +307,7 @@ void lines_uninstall(void); /* GIL */
 void lines_enter(struct thread *th, struct call *c, char *tstate); /* up to 3.11 */
 void lines_exit(struct thread *th, const struct call *c);
 void lines_pause(void); /* up to 3.11; GIL */
-void lines_cure(uint64_t entry); /* up to 3.11; GIL: takes `entry` out of all threads */
+bool lines_cure(uint64_t entry); /* up to 3.11; GIL: takes `entry` out of all threads; whether it was in one */
 void lines_code(const void *pycode); /* 3.12+: arms the code's LINE events */
 bool lines_far(const void *pycode); /* 3.12+: a line of it outside of traced calls; true: switch it off */
 void line_record(struct thread *th, struct code *code, uint32_t line, unsigned depth);

@@ -201,6 +201,12 @@ void thunk_inert(void)
     }
 }
 
+/* Another tracer may have kept our trace function, to put it back. */
+void thunk_traced(void)
+{
+    page->flags |= THUNK_TRACED;
+}
+
 /* ---- quiet threads, and their stacks ------------------------------------------------- */
 
 static void set_quiet(const struct thread *th, uintptr_t sp)
@@ -530,17 +536,17 @@ static void thunk_exit(struct call *c, void *result)
     struct thread *th = c->thread;
 
     if (unlikely(!*g.armed)) {
-        hook_disarmed();
-        if (g.lines)
+        if (g.lines && g.armed[1] == MP_ARMED_MARK) /* not in a forked child, which has no struct thread */
             lines_exit(th, c);
+        hook_disarmed();
         return;
     }
+    if (unlikely(th->top_sp != (uintptr_t)c && th->top_frame))
+        g.greenlets = g.no_quiet = true; /* returns out of order: stacks are being switched */
     if (c->kind == CALL_RECORD)
         call_end(c, result ? 0 : MP_REC_RAISED);
     if (g.lines)
         lines_exit(th, c);
-    if (unlikely(th->top_sp != (uintptr_t)c && th->top_frame))
-        g.greenlets = g.no_quiet = true; /* returns out of order: stacks are being switched */
     th->top_frame = c->prev_frame;
     th->top_sp = c->prev_sp;
     th->top_abs = c->prev_abs;
@@ -746,11 +752,15 @@ void thunk_uninstall(void)
     thunk_inert();
     if (!leave_chain())
         mp_control_block.residue |= MP_RESIDUE_CHAINED;
+    if (lines_cure(page->trace_entry) && !page->inflight)
+        thunk_traced(); /* somebody put it there, and that thread may be about to call it */
     if (page->inflight)
         mp_control_block.residue |= MP_RESIDUE_THUNK;
     else
         mp_control_block.residue &= ~MP_RESIDUE_THUNK;
-    if (!page->inflight && !(page->flags & THUNK_CHAINED)) {
+    if (page->flags & THUNK_TRACED)
+        mp_control_block.residue |= MP_RESIDUE_TRACE;
+    if (!page->inflight && !(page->flags & (THUNK_CHAINED | THUNK_TRACED))) {
         page_free(page);
         page = NULL;
     }
@@ -786,7 +796,6 @@ bool thunk_cure(void)
         return false;
     if ((page = find_orphan())) {
         thunk_inert();
-        lines_cure(page->trace_entry);
         if (page->owner_pid != g.pid && page->inflight && (calls = thunk_calls_here(page)) >= 0)
             page->inflight = (uint64_t)calls;
         slot = thunk_get_slot();

@@ -269,6 +269,7 @@ static void arm(struct thread *th, char *ts, bool on)
 
     if (th->armed && now != trace_entry) { /* a settrace call replaced ours */
         displaced++;
+        thunk_traced();
         th->armed = false;
     }
     if (on == th->armed || !trace_entry)
@@ -293,9 +294,12 @@ void lines_enter(struct thread *th, struct call *c, char *tstate)
     th->line_depth = c->depth;
 }
 
+/* Greenlets return in any order: the call that was armed when this one began may be over. */
 void lines_exit(struct thread *th, const struct call *c)
 {
-    arm(th, this_tstate(), c->prev_armed);
+    char *ts = this_tstate();
+
+    arm(th, ts, c->prev_armed && (!g.greenlets || frame_current(ts) == c->prev_frame));
     th->line_code = c->prev_line_code;
     th->line_depth = c->prev_line_depth;
 }
@@ -367,26 +371,29 @@ static int trace_install(void)
     return 0;
 }
 
-static void disarm_all(void)
+static bool take_out(uint64_t entry)
 {
     void *ts = PY(PyInterpreterState_ThreadHead, void *(*)(void *))(g.interp);
+    bool found = false;
 
     for (; ts; ts = PY(PyThreadState_Next, void *(*)(void *))(ts))
-        if (FIELD(uint64_t, ts, g.layout.ts_tracefunc) == trace_entry)
+        if (FIELD(uint64_t, ts, g.layout.ts_tracefunc) == entry) {
             set_tracefunc(ts, 0);
+            found = true;
+        }
+    return found;
 }
 
-void lines_cure(uint64_t entry)
+bool lines_cure(uint64_t entry)
 {
-    trace_entry = entry;
-    disarm_all();
-    trace_entry = 0;
+    trace_entry = 0; /* exits of calls put nothing back */
+    return take_out(entry);
 }
 
 /* The hook pauses or is back: no thread is inside a traced call. */
 void lines_pause(void)
 {
-    disarm_all();
+    take_out(trace_entry);
     for (uint32_t i = 0; i < g.nthread; i++)
         g.thread[i]->armed = false;
 }
@@ -394,17 +401,19 @@ void lines_pause(void)
 static void trace_uninstall(void)
 {
     char *own = py_tstate();
+    uint64_t entry = trace_entry;
 
-    disarm_all();
+    lines_pause();
+    trace_entry = 0; /* what follows may run an audit hook, and others meanwhile: nobody is armed by them */
     if (g.minor > 9)
         return;
     /* tracing_possible: each displaced function of ours was subtracted, though
      * never added; then comes the one that install added. */
     for (; displaced; displaced--) {
-        set_own_trace(own, trace_entry);
+        set_own_trace(own, entry);
         set_tracefunc(own, 0);
     }
-    set_tracefunc(own, trace_entry);
+    set_tracefunc(own, entry);
     set_own_trace(own, 0);
     py_error_clear();
     set_tracefunc(own, 0);

@@ -391,6 +391,12 @@ def forks(run):
     assert run.first["result"] == [7, 7, 7], run.first
 
 
+@test(before=(3, 12), flags=wire.OPT_LINES, depth=1)
+def forks_below(run):
+    assert run.first and run.first["result"] == [7, 7, 7], (run.first, run.stderr[-600:])
+    run.clean()
+
+
 @test()
 def forkcure(run):
     check_basic(run)
@@ -492,6 +498,31 @@ def outlasted(run):
     assert run.first and run.first["result"] == 4, (run.status, run.first, run.stderr[-600:])
     assert run.session.lines(), "no line was traced"
     run.clean()
+
+
+@test(before=(3, 12), needs="greenlet", flags=wire.OPT_LINES, root=["suspended"])
+def outlasted_greenlets(run):
+    outlasted(run)
+
+
+@test(since=(3, 8), before=(3, 10), flags=wire.OPT_LINES, depth=5, root=["outer"])
+def rearmed(run):
+    """Calls return while the agent takes its trace function out, and do not put it back."""
+    outlasted(run)
+
+
+@test(before=(3, 12), flags=wire.OPT_LINES, depth=3, root=["lends_slot"])
+def kept_trace(run):
+    """Our trace function comes back when we are gone: what it is in has stayed, and that is said."""
+    assert run.second and run.second["after"] is True, (run.status, run.second, run.stderr[-600:])
+    run.clean(residue=8)
+
+
+@test(before=(3, 12), flags=wire.OPT_LINES, root=["keeps_trace"])
+def put_back(run):
+    """Whoever has kept our trace function may put it back."""
+    assert run.first and run.first["result"] is True, (run.status, run.first, run.stderr[-600:])
+    run.clean(residue=run.session.bye.residue)
 
 
 @test("outlasted_collection", since=(3, 11), before=(3, 12), flags=wire.OPT_LINES, root=["asks_to_leave"])

@@ -393,6 +393,27 @@ def forks(agent, before):
     return out
 
 
+def forks_below(agent, before):
+    """In C, with the GIL, in a call below the depth: that one's return is the first that the child sees of the hook."""
+    import os
+    fork = ctypes.PyDLL(None).fork
+    out = []
+    for i in range(3):
+        pid = middle_fork(fork)
+        if pid == 0:
+            os._exit(7)
+        out.append(os.WEXITSTATUS(os.waitpid(pid, 0)[1]))
+    return out
+
+
+def middle_fork(fork):
+    return inner_fork(fork)
+
+
+def inner_fork(fork):
+    return fork()
+
+
 def forkcure(agent, before):
     """Other agents, in forked children that inherited the parent's hooks."""
     import os
@@ -768,6 +789,156 @@ def outlasted_collection_before(agent):
 
 
 outlasted_collection = outlasted
+
+
+def outlasted_greenlets_before(agent):
+    """Two that wait in frames older than the hook: each calls, in turn, what was sent to it."""
+    import greenlet
+
+    def loop():
+        main = greenlet.getcurrent().parent
+        while True:
+            f, args = main.switch()
+            try:
+                f(*args)
+            except Outlasting:
+                keep.append(agent.state())
+
+    first, second = greenlet.greenlet(loop), greenlet.greenlet(loop)
+    first.switch()
+    second.switch()
+    ctypes.pythonapi.PyErr_SetObject.argtypes = [ctypes.py_object] * 2
+    ctypes.pythonapi.PyErr_SetObject.restype = None
+    sys.setswitchinterval(1)
+    return first, second
+
+
+def suspended(main):
+    main.switch()
+    return 1
+
+
+def outlasted_greenlets(agent, before):
+    """The second call began while the first one was traced, and ends when that has returned: nothing is traced any more."""
+    import greenlet
+    main = greenlet.getcurrent()
+    for g in before:
+        g.switch((suspended, (main,)))
+    for g in before:
+        g.switch()
+    agent.ask_to_leave()
+    time.sleep(0)
+    state = agent.control(72)
+    while state.value < 3:
+        pass
+    before[1].switch((ctypes.pythonapi.PyErr_SetObject, (Outlasting, agent)))
+    return keep.pop()
+
+
+class Turn:
+    inner = outer = False  # whose it is to go on
+
+
+def wait_for(name):
+    end = time.time() + 5
+    while not getattr(Turn, name) and time.time() < end:
+        time.sleep(0.001)
+
+
+def outer():
+    inner()
+    Turn.outer = True
+    time.sleep(0.05)
+
+
+def inner():
+    wait_for("inner")
+
+
+def rearmed_thread(agent):
+    while not go:
+        time.sleep(0.001)
+    outer()
+    until_gone(agent)
+    try:
+        keep[len(keep)]
+    except IndexError:
+        keep.append(agent.state())
+
+
+def rearmed_before(agent):
+    """An audit hook that gives others the GIL, in the midst of the agent's settrace."""
+    def hook(event, args):
+        if event == "sys.settrace" and agent.state() == 3:
+            Turn.inner = True
+            wait_for("outer")
+    sys.addaudithook(hook)
+    t = threading.Thread(target=rearmed_thread, args=(agent,))
+    t.start()
+    return t
+
+
+def rearmed(agent, before):
+    global go
+    go = True
+    time.sleep(0.05)
+    agent.ask_to_leave()
+    before.join()
+    return keep.pop()
+
+
+def put_back_before(agent):
+    """The address of c_tracefunc in this thread's state."""
+    state = ctypes.pythonapi.PyThreadState_Get
+    state.restype = ctypes.c_void_p
+    offset = {6: 56, 7: 64, 8: 64, 9: 64, 10: 64, 11: 72}[sys.version_info[1]]  # payload/agent/layout.c
+    return ctypes.c_uint64.from_address(state() + offset)
+
+
+def keeps_trace(agent, word):
+    """As a profiler does that takes the slot for a while. The agent has unhooked when it comes back."""
+    was, state = word.value, agent.control(72)
+    agent.ask_to_leave()
+    while state.value < 3:
+        time.sleep(0.001)
+    time.sleep(0.1)
+    word.value = was
+    return was
+
+
+kept_trace_before = put_back_before
+
+
+def lends_slot(word):
+    """Another tracer takes the slot inside a traced call, and keeps what was there."""
+    was = word.value
+    sys.settrace(lambda *event: None)
+    idle(1)
+    sys.settrace(None)
+    idle(1)
+    return was
+
+
+def kept_trace(agent, before):
+    keep.append(lends_slot(before))
+
+
+def kept_trace_after(agent, before):
+    was = before.value = keep.pop()
+    try:
+        keep[len(keep)]
+    except IndexError:
+        before.value = 0
+        return was != 0
+
+
+def put_back(agent, before):
+    was = keeps_trace(agent, before)
+    until_gone(agent)
+    try:
+        keep[len(keep)]
+    except IndexError:
+        return was != 0
 
 
 # -- ways to end ------------------------------------------------------------------------

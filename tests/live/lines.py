@@ -9,6 +9,7 @@ from harness import check, Skip
 
 DEPTHS = (1, 2, 3)
 ROOT = "application"
+TRIES = 50
 
 
 def session(context, target, depth):
@@ -93,11 +94,26 @@ def tracer_kept(context):
         check(target.account["extra"]["tracer_kept"], "the tracer was displaced")
 
 
+def tracer_inside(context):
+    """One that takes the slot inside a traced call might have kept our function, and put it back when we are gone."""
+    with harness.Target(context.python, "traced_inside") as target:
+        for _ in range(TRIES):
+            result = harness.run(context.binary, "inject", "-p", target.pid, "-d", "300ms", "--lines", "--max-overhead", "0", "--json",
+                                 "-o", os.devnull)
+            if result.code != 6:  # its tracer was not there just then
+                break
+        result.expect(0)
+        if not context.interpreter.monitoring:
+            check("took away the thunk that another tracer might have led to (paused " in result.err, "%s", result)
+        target.check_untouched()
+
+
 TESTS = (
     ("table against a tracer", lambda context: compare(context, "reference")),
     ("table against the original", lambda context: compare(context, "original")),
     ("every visit", every_visit),
     ("another tool's tracer", tracer_kept),
+    ("another tool's tracer inside traced calls", tracer_inside),
 )
 
 

@@ -297,6 +297,22 @@ class Traced(work.State):
         sys.settrace(None)
 
 
+class TracedInside(work.State):
+    """A tracer that comes and goes within each call. Mostly there is none."""
+
+    def call(self, i):
+        seen = []
+        value = traced_work(i)
+        sys.settrace(lambda *event: seen.append(event))
+        value += traced_work(i)
+        sys.settrace(None)
+        time.sleep(0.005)
+        return value + traced_work(i), len(seen)
+
+    def step(self, i):
+        return checksum(self.call(i % work.PERIOD))
+
+
 class Profiled(work.State):
     """Under cProfile: its counts must not change."""
 
@@ -343,5 +359,5 @@ class Covered(work.State):
 STATES = {
     "stacks": Stacks, "long_turns": LongTurns, "switch_interval": SwitchInterval, "culprit": Culprit,
     "fib": Fib, "alloc": Alloc, "threads": Threads, "recursion": Recursion, "c_extensions": CExtensions,
-    "traced": Traced, "profiled": Profiled, "covered": Covered, "flood": Flood,
+    "traced": Traced, "traced_inside": TracedInside, "profiled": Profiled, "covered": Covered, "flood": Flood,
 }
