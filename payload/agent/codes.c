@@ -215,8 +215,14 @@ static struct code *code_by_content(const void *pycode, void *globals)
     return c;
 }
 
-/* Makes *s remember pycode. The old str objects are plain ones, so dropping
- * them runs no code of the target's. */
+/* Dropping what the slot holds of it runs no code of the target's, as that of a subclass may. */
+static bool has_plain_names(const void *pycode)
+{
+    return py_type(code_name_object(pycode)) == PY_STR_TYPE &&
+           py_type(FIELD(PyObj *, pycode, g.layout.code_file)) == PY_STR_TYPE;
+}
+
+/* Makes *s remember pycode. */
 static void slot_bind(struct slot *s, const void *pycode, struct code *code)
 {
     PyObj *old_name = s->name, *old_file = s->file;
@@ -246,6 +252,8 @@ struct code *code_find(const void *pycode, void *globals)
     if (py_type(pycode) != PY_CODE_TYPE) /* verified at install; a frame without code is not ours to name */
         return &code_overflow;
     code = code_by_content(pycode, globals);
+    if (!has_plain_names(pycode))
+        return code;
     if (!s->ptr && 2 * used >= nslots) {
         if (!slots_grow() && 4 * used >= 3 * nslots)
             return code;

@@ -525,6 +525,14 @@ def put_back(run):
     run.clean(residue=run.session.bye.residue)
 
 
+@test(since=(3, 8), depth=5)
+def name_ends(run):
+    """What the agent keeps of a function is never the last that keeps something of the target's, whose end is the target's code."""
+    assert run.first and run.first["result"] == 60, (run.status, run.first, run.stderr[-600:])
+    assert run.session.calls("named 59"), [c.name for c in run.session.codes.values()]
+    run.clean()
+
+
 @test("outlasted_collection", since=(3, 11), before=(3, 12), flags=wire.OPT_LINES, root=["asks_to_leave"])
 def outlasted_collection(run):
     outlasted(run)

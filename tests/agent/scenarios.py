@@ -941,6 +941,40 @@ def put_back(agent, before):
         return was != 0
 
 
+class Name(str):
+    """What a code object may be called, too. Its end is the target's code."""
+
+    def __del__(self):
+        if keep:
+            made = {}
+            for i in range(600):
+                exec("def f%d(): pass" % i, made)
+                made["f%d" % i]()
+            keep.append(len(keep))
+
+
+def named(i):
+    """A function with such a name, in the place of the one before."""
+    def f():
+        return i
+    name = Name("named %d" % i)
+    code = f.__code__.replace(co_name=name, **({"co_qualname": name} if sys.version_info >= (3, 11) else {}))
+    return type(f)(code, globals(), "f", None, f.__closure__)
+
+
+def called_by_name(i):
+    named(i)()
+
+
+def name_ends(agent, before):
+    keep.append(0)
+    for i in range(60):
+        called_by_name(i)
+    made = len(keep) - 1
+    del keep[:]
+    return made
+
+
 # -- ways to end ------------------------------------------------------------------------
 
 def request(agent, before):
