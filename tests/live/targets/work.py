@@ -53,14 +53,6 @@ def leak_pages(count):
     kept.append(block)
 
 
-def make_room():
-    """Places for small objects, in every size that Python has pools for. What a session makes for a moment takes no new
-    arena then (256 KiB up to 3.9, kept while one object is in it), which would pass for something that it left."""
-    for size in range(0, 480, 8):
-        made = [bytes(size + 1) for _ in range(64)]
-        kept.append(made[::2])
-
-
 def settle(count):
     """join returns a little before the kernel's thread is gone."""
     deadline = time.perf_counter() + 2
@@ -224,7 +216,6 @@ def main(states):
         control.tell(skip=reason)
         return
     reference = [state.step(i) for i in range(PERIOD)]
-    make_room()
     vars(account).update(vars(Account()))
     state.quiet()
     control.tell(ready=True, state=name, pid=pid or os.getpid(), version=sys.version.split()[0], reference=reference)
