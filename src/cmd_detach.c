@@ -127,8 +127,8 @@ static int detach_cure(struct detach *d, struct mp_failure *f)
 /* Retries for what can't go at once: a frame that still runs through a thunk. A thunk
  * with nothing inside that the sweep does not dare to unmap, because some word in the
  * target looks like a pointer to it, is taken out by an agent that holds the GIL and
- * need not guess; so is what a fork has copied. What such an agent had to leave may
- * have become free since. */
+ * need not guess, unless another tracer may have kept its trace function; so is what a
+ * fork has copied. What such an agent had to leave may have become free since. */
 static int detach_retry(struct detach *d, struct mp_failure *f)
 {
     uint64_t deadline = clock_mono_ns() + d->wait_ns, pause_ns;
@@ -248,8 +248,8 @@ static void print_residue(const struct detach *d)
              "not be asked, or something in it may still reach the copy");
     if (d->diff.thunks)
         puts("what is left is inert code: a call that went through it has not returned yet, or another eval-frame\n"
-             "user has its address (it goes with the next detach, or injection and detach, after that; --wait 10s\n"
-             "tries so long)");
+             "user has its address, or another tracer may have kept its trace function (it goes with the next detach, or\n"
+             "injection and detach, after that; --wait 10s tries so long)");
     printf("detached from %d, but something stays (see above)\n", (int)d->pid);
 }
 

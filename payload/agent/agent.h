@@ -279,6 +279,7 @@ int thunk_install(void);
 void thunk_uninstall(void);
 void thunk_inert(void);
 void thunk_traced(void); /* GIL */
+bool thunk_recall(void); /* GIL: whether our trace function was in a thread, put back after an agent had left */
 uint64_t thunk_get_slot(void);
 bool thunk_cure(void); /* true: no thunk leads to an agent any more */
 void thunk_leave_child(void);
@@ -306,6 +307,7 @@ int lines_install(void); /* GIL; 0 or negated enum mp_fail */
 void lines_uninstall(void); /* GIL */
 void lines_enter(struct thread *th, struct call *c, char *tstate); /* up to 3.11 */
 void lines_exit(struct thread *th, const struct call *c);
+void lines_leave(struct thread *th); /* up to 3.11: the exit of a call while the hook is off */
 void lines_pause(void); /* up to 3.11; GIL */
 bool lines_cure(uint64_t entry); /* up to 3.11; GIL: takes `entry` out of all threads; whether it was in one */
 void lines_code(const void *pycode); /* 3.12+: arms the code's LINE events */

@@ -170,6 +170,8 @@ int hook_install(void)
     if (err)
         return err;
     hook_slots(&g.slots_before);
+    if (g.hook == MP_HOOK_THUNK && g.slots_before.trace_threads && thunk_recall())
+        hook_slots(&g.slots_before);
     g.str_name = PY(PyUnicode_InternFromString, PyObj *(*)(const char *))("__name__");
     if (!g.str_name) {
         py_error_clear();

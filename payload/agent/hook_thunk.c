@@ -207,6 +207,17 @@ void thunk_traced(void)
     page->flags |= THUNK_TRACED;
 }
 
+/* One that has been put back since the agent left is taken out, and is no other tool's. */
+bool thunk_recall(void)
+{
+    struct thunk *left = find_orphan();
+
+    if (!left || !lines_cure(left->trace_entry))
+        return false;
+    left->flags |= THUNK_TRACED;
+    return true;
+}
+
 /* ---- quiet threads, and their stacks ------------------------------------------------- */
 
 static void set_quiet(const struct thread *th, uintptr_t sp)
@@ -537,7 +548,7 @@ static void thunk_exit(struct call *c, void *result)
 
     if (unlikely(!*g.armed)) {
         if (g.lines && g.armed[1] == MP_ARMED_MARK) /* not in a forked child, which has no struct thread */
-            lines_exit(th, c);
+            lines_leave(th);
         hook_disarmed();
         return;
     }
@@ -767,11 +778,20 @@ void thunk_uninstall(void)
     control_thunk();
 }
 
+/* In a forked child nobody counted the functions that another tracer took from inside
+ * calls that were under way. */
+static void keep_copied_trace(void)
+{
+    if (page->trace && page->inflight)
+        thunk_traced();
+}
+
 /* In a forked child: nobody will come to take the hook out. Under the GIL, in a hook. */
 void thunk_leave_child(void)
 {
     if (!page)
         return;
+    keep_copied_trace();
     thunk_inert();
     (void)leave_chain();
     if (g.lines)
@@ -795,6 +815,7 @@ bool thunk_cure(void)
     if (find_slot())
         return false;
     if ((page = find_orphan())) {
+        keep_copied_trace();
         thunk_inert();
         if (page->owner_pid != g.pid && page->inflight && (calls = thunk_calls_here(page)) >= 0)
             page->inflight = (uint64_t)calls;

@@ -294,6 +294,12 @@ void lines_enter(struct thread *th, struct call *c, char *tstate)
     th->line_depth = c->depth;
 }
 
+/* A call returns when the hook has been switched off. */
+void lines_leave(struct thread *th)
+{
+    arm(th, this_tstate(), false);
+}
+
 /* Greenlets return in any order: the call that was armed when this one began may be over. */
 void lines_exit(struct thread *th, const struct call *c)
 {
@@ -371,15 +377,16 @@ static int trace_install(void)
     return 0;
 }
 
-static bool take_out(uint64_t entry)
+/* From all threads; how many had it. */
+static unsigned take_out(uint64_t entry)
 {
     void *ts = PY(PyInterpreterState_ThreadHead, void *(*)(void *))(g.interp);
-    bool found = false;
+    unsigned found = 0;
 
     for (; ts; ts = PY(PyThreadState_Next, void *(*)(void *))(ts))
         if (FIELD(uint64_t, ts, g.layout.ts_tracefunc) == entry) {
             set_tracefunc(ts, 0);
-            found = true;
+            found++;
         }
     return found;
 }
@@ -387,15 +394,32 @@ static bool take_out(uint64_t entry)
 bool lines_cure(uint64_t entry)
 {
     trace_entry = 0; /* exits of calls put nothing back */
-    return take_out(entry);
+    return take_out(entry) > 0;
 }
 
-/* The hook pauses or is back: no thread is inside a traced call. */
+/* The threads that should have it, and no more after this. */
+static unsigned disarm_all(void)
+{
+    unsigned armed = 0;
+
+    threads_reap();
+    for (uint32_t i = 0; i < g.nthread; i++) {
+        armed += g.thread[i]->armed && load_acquire(&g.thread[i]->state) == THREAD_LIVE;
+        g.thread[i]->armed = false;
+    }
+    return armed;
+}
+
+/* The hook pauses or is back: no thread is inside a traced call. Where fewer threads have our
+ * function than should, others replaced it; where more, others put it there. */
 void lines_pause(void)
 {
-    take_out(trace_entry);
-    for (uint32_t i = 0; i < g.nthread; i++)
-        g.thread[i]->armed = false;
+    unsigned found = take_out(trace_entry), armed = disarm_all();
+
+    if (found != armed)
+        thunk_traced();
+    if (found < armed)
+        displaced += armed - found;
 }
 
 static void trace_uninstall(void)

@@ -5,7 +5,7 @@
  *   a region   its magic; no agent mapped any more; its threads gone; no thread
  *              waits inside it
  *   a thunk    its magic; inert and empty by its own account; no word of the
- *              target's writable memory points into it
+ *              target's writable memory is its entry or its trace function
  * What can't be judged stays: an inert page costs nothing, a wrong munmap all. And it is
  * looked up again when the thread stands: the target did not wait for us until then. */
 #include <errno.h>
@@ -185,13 +185,18 @@ static void sweep_mark_threads(struct sweep *s)
  * thunk that is looked at, so no stack, saved or live, leads back into it, whatever
  * stale return address or spilled pointer a frame still holds (the slot was read and
  * called in one go under the GIL). What could still be called is an entry that is
- * kept elsewhere: by another eval-frame user, say. A region that a launcher died over
- * before anything ran in it is still in the registers that the kernel saved. */
+ * kept elsewhere: by another eval-frame user, say. A trace function is not called in one go
+ * (payload/agent/lines.c): where it may have been kept, a stack may hold it, too. A region
+ * that a launcher died over before anything ran in it is still in the registers that the
+ * kernel saved. */
 static bool sweep_counts(const struct sweep_range *r, raddr_t word, bool stack)
 {
+    const struct thunk *t = &r->was.thunk;
     if (!r->is_thunk)
         return !r->unused;
-    return !stack && (word == r->was.thunk.entry || word == r->was.thunk.trace_entry);
+    if (word == t->trace_entry)
+        return !stack || t->flags & THUNK_TRACED;
+    return !stack && word == t->entry;
 }
 
 /* Marks ranges that a word of len bytes at buf points into. */
@@ -230,8 +235,16 @@ static raddr_t sweep_live_from(const struct sweep *s, const struct maps_entry *e
     return from == e->hi || from < e->lo ? e->lo : from;
 }
 
+/* A page that can't be read ends a reading: one behind a file's end, a guard page. What
+ * is behind it may be read again. */
+static raddr_t sweep_behind_hole(raddr_t at, ssize_t got)
+{
+    return (at + (got > 0 ? (raddr_t)got : 0) + MP_PAGE) & ~(raddr_t)(MP_PAGE - 1);
+}
+
 /* Looks for pointers into the ranges in all private writable memory. Whatever is
- * too much to search, or can't be read, is taken for a pointer to everything that one counts for. */
+ * too much to search is taken for a pointer to everything that one counts for; what can't be
+ * read is not followed by the target either. */
 static void sweep_mark_pointers(struct sweep *s)
 {
     uint64_t *buf = malloc(SWEEP_CHUNK), total = 0;
@@ -240,13 +253,16 @@ static void sweep_mark_pointers(struct sweep *s)
         const struct maps_entry *e = &s->maps.entry[i];
         if (!e->write || !e->read || e->shared)
             continue;
-        total += e->hi - e->lo;
+        raddr_t at = sweep_live_from(s, e);
+        total += e->hi - at;
         known = total <= SWEEP_SCAN_MAX;
-        for (raddr_t at = sweep_live_from(s, e); known && at < e->hi; at += SWEEP_CHUNK) {
+        while (known && at < e->hi) {
             size_t len = e->hi - at < SWEEP_CHUNK ? (size_t)(e->hi - at) : SWEEP_CHUNK;
             ssize_t n = mem_read_some(s->live, at, buf, len);
             if (n > 0)
                 sweep_mark_words(s, at, buf, (size_t)n, sweep_is_stack(s, e));
+            at = n == (ssize_t)len ? at + len : sweep_behind_hole(at, n);
+            known = n > 0 || n == -EFAULT || n == -EIO;
         }
     }
     free(buf);
@@ -298,6 +314,16 @@ static void sweep_mark_regions(struct sweep *s)
     }
 }
 
+/* What has been mapped while threads were looked at is searched, too. */
+static void sweep_map_anew(struct sweep *s)
+{
+    struct maps now = {0};
+    if (maps_read(&now, s->live) < 0)
+        return;
+    maps_release(&s->maps);
+    s->maps = now;
+}
+
 /* Finds what may go. The number left to remove. */
 static size_t sweep_find(struct sweep *s)
 {
@@ -308,6 +334,7 @@ static size_t sweep_find(struct sweep *s)
     sweep_find_thunks(s, &o);
     if (s->count) {
         sweep_mark_regions(s);
+        sweep_map_anew(s);
         sweep_mark_pointers(s);
     }
     size_t kept = 0;

@@ -525,6 +525,34 @@ def put_back(run):
     run.clean(residue=run.session.bye.residue)
 
 
+@test(before=(3, 12), flags=wire.OPT_LINES, root=["keeps_quietly"])
+def kept_quietly(run):
+    """Nothing is called between another tracer's coming and our going."""
+    assert run.first and run.first["result"] is True, (run.status, run.first, run.stderr[-600:])
+    run.clean(residue=8)
+
+
+@test(before=(3, 10), flags=wire.OPT_LINES, root=["takes_slot"])
+def taken_slot(run):
+    """Up to 3.9 lines are told where threads with a tracer are counted: one that came meanwhile is."""
+    assert run.first and run.first["result"] is True, (run.status, run.first, run.stderr[-600:])
+    assert run.status == 0 and run.session.bye.residue == 8 and run.session.bye.slots["trace"] == 1, (run.status, run.session.bye)
+
+
+@test(before=(3, 12), flags=wire.OPT_LINES, depth=3, root=["lends_slot"])
+def came_back(run):
+    """A leftover of ours is no debugger."""
+    assert run.second and run.second["after"] == [True, 8, 0], (run.status, run.second, run.stderr[-600:])
+    run.clean(residue=8)
+
+
+@test(before=(3, 12), flags=wire.OPT_LINES, root=["forks_kept"])
+def copied_trace(run):
+    """What another tracer has kept before a fork it may put back in the child."""
+    assert run.first and run.first["result"] == "[True, 8]", (run.status, run.first, run.stderr[-600:])
+    run.clean(residue=run.session.bye.residue)
+
+
 @test(since=(3, 8), depth=5)
 def name_ends(run):
     """What the agent keeps of a function is never the last that keeps something of the target's, whose end is the target's code."""

@@ -941,6 +941,115 @@ def put_back(agent, before):
         return was != 0
 
 
+came_back_before = put_back_before
+
+
+def came_back(agent, before):
+    keep.append(lends_slot(before))
+
+
+def came_back_after(agent, before):
+    """Our function is in this thread when another agent comes, which wants its place."""
+    import cycles
+    import wire
+    path = agent.lib._name
+    agent.close()
+    was = before.value = keep.pop()
+    again, _ = cycles.cycle(path, 30, {"flags": wire.OPT_LINES})
+    return [was != 0, again.bye.residue, before.value]
+
+
+def keeps_quietly(word, state, leave):
+    """No call begins or ends between this and the end of the hook, so nobody has seen that the function is gone."""
+    was = word.value
+    sys.settrace(None)
+    leave.value = 1
+    while state.value < 3:
+        time.sleep(0.001)
+    time.sleep(0.1)
+    return was
+
+
+kept_quietly_before = put_back_before
+
+
+def kept_quietly(agent, before):
+    was = keeps_quietly(before, agent.control(72), agent.control(76))
+    until_gone(agent)
+    before.value = was
+    try:
+        keep[len(keep)]
+    except IndexError:
+        before.value = 0
+        return was != 0
+
+
+def count_events(frame, event, arg):
+    keep.append(event)
+    return count_events
+
+
+def takes_slot(state, leave):
+    """A tracer that comes where ours was, and stays."""
+    sys.settrace(count_events)
+    leave.value = 1
+    while state.value < 3:
+        time.sleep(0.001)
+    time.sleep(0.1)
+
+
+def taken_slot(agent, before):
+    takes_slot(agent.control(72), agent.control(76))
+    until_gone(agent)
+    del keep[:]
+    idle(1)
+    sys.settrace(None)
+    return "line" in keep
+
+
+def copied_trace(agent, before):
+    """Forked inside a traced call in which another tracer has kept our function, to put it back in the child."""
+    import os
+    import shutil
+    import tempfile
+    d = tempfile.mkdtemp()
+    keep.append(shutil.copy(agent.lib._name, d + "/other-agent.so"))
+    r, w = os.pipe()
+    pid, was = forks_kept(before, os)
+    if pid == 0:
+        try:
+            os.write(w, repr(cured_child(keep.pop(), before, was)).encode())
+        finally:
+            os._exit(0)
+    os.close(w)
+    out = os.read(r, 1000).decode()
+    os.close(r)
+    os.waitpid(pid, 0)
+    shutil.rmtree(d)
+    return out
+
+
+copied_trace_before = put_back_before
+
+
+def forks_kept(word, os):
+    was = word.value
+    sys.settrace(None)
+    return os.fork(), was
+
+
+def cured_child(other, word, was):
+    import cycles
+    import wire
+    s, _ = cycles.cycle(other, 30, {"flags": wire.OPT_CURE})
+    word.value = was
+    try:
+        keep[len(keep) + 9]
+    except IndexError:
+        word.value = 0
+    return [was != 0, s.bye.residue & 8]
+
+
 class Name(str):
     """What a code object may be called, too. Its end is the target's code."""
 
