@@ -9,6 +9,7 @@
 
 #define THUNK_CHAINED 1u /* someone above us calls `entry`: orig must stay as it is */
 #define THUNK_TRACED 2u  /* someone may have kept `trace_entry`: gone only when no word in memory is it any more */
+#define THUNK_COPIED 4u  /* by a fork, inside traced calls: as THUNK_TRACED, for all that is known; stale words on stacks don't count */
 
 struct thunk {
     char magic[8];

@@ -769,9 +769,9 @@ void thunk_uninstall(void)
         mp_control_block.residue |= MP_RESIDUE_THUNK;
     else
         mp_control_block.residue &= ~MP_RESIDUE_THUNK;
-    if (page->flags & THUNK_TRACED)
+    if (page->flags & (THUNK_TRACED | THUNK_COPIED))
         mp_control_block.residue |= MP_RESIDUE_TRACE;
-    if (!page->inflight && !(page->flags & (THUNK_CHAINED | THUNK_TRACED))) {
+    if (!page->inflight && !(page->flags & (THUNK_CHAINED | THUNK_TRACED | THUNK_COPIED))) {
         page_free(page);
         page = NULL;
     }
@@ -783,7 +783,7 @@ void thunk_uninstall(void)
 static void keep_copied_trace(void)
 {
     if (page->trace && page->inflight)
-        thunk_traced();
+        page->flags |= THUNK_COPIED;
 }
 
 /* In a forked child: nobody will come to take the hook out. Under the GIL, in a hook. */
