@@ -48,6 +48,7 @@ LAP_SECONDS = 60     # of a way; then it is another's turn
 SELF = ("exit", "exec", "crash")
 UNHARMED = (0, 10)   # without a fault: a thunk page may stay under a call that lasts
 SLAIN = (0, 3, 11)   # after a target's death: when all was over, before it was known, and in between
+NOT_PYTHON = 4       # what it executed before it was looked at
 CRASHES = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL)
 
 UNUSED = "ptrace-24#1:kill"  # after the thread was told to map a region, before anything is in it
@@ -196,7 +197,10 @@ class FaultLap(lap.Lap):
             target.account = {}  # it has no last word
             self.leave_child()
         row["code"] = result.code
-        if result.code not in (SLAIN if fired else self.unharmed()):
+        codes = SLAIN if fired else self.unharmed()
+        if point.action == "exec" and '"changed_target":false' in result.err:
+            codes += (NOT_PYTHON,) + self.unharmed()  # refused, and then it went
+        if result.code not in codes:
             wrong.append("exit code %d: %s" % (result.code, result.err))
         if wrong:
             row["failure"] = ("%s: %s" % (spec(point), "; ".join(wrong)))[:lap.TEXT_KEPT]
