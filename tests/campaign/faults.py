@@ -17,6 +17,7 @@ import harness
 import lap
 import outputs
 import procfs
+import report
 import table
 
 STATES = ("select", "fib", "threads", "raw_epoll")
@@ -68,12 +69,41 @@ def spec(point):
     return "%s-%d#%s:%s" % (point.name, point.kind, point.n, point.action)
 
 
+class Tried:
+    """What was tried of each point by all laps, since the results' file began: what was tried least comes next."""
+
+    def __init__(self, rows=()):
+        self.passages, self.points, self.lock = collections.Counter(), collections.Counter(), threading.Lock()
+        for row in rows:
+            if row["t"] == "fault":
+                self.count(row["point"], row["action"], row["n"])
+
+    def count(self, told, action, n):
+        self.points[told, action] += 1
+        self.passages[told, action, n] += 1
+
+    def is_left(self, told, point):
+        if point.name == "malloc":  # whose numbers differ from session to session
+            return self.points[told, point.action] < 2 * (ALLOCATIONS + 1)
+        return not self.passages[told, point.action, str(point.n)]
+
+    def take(self, points, tell):
+        """The next of a lap's points, which it loses; None when all were tried."""
+        with self.lock:
+            left = [(self.points[tell(point), point.action], k) for k, point in enumerate(points) if self.is_left(tell(point), point)]
+            if not left:
+                return None
+            point = points.pop(min(left)[1])
+            self.count(tell(point), point.action, str(point.n))
+            return point
+
+
 class FaultLap(lap.Lap):
     """A lap whose sessions have one fault each."""
     arenas_known = False  # a `detach` without memory was seen to leave two; maps_grew tells
 
     def __init__(self, *args, **options):
-        self.way = options.pop("way", "inject")
+        self.way, self.tried = options.pop("way", "inject"), options.pop("tried", None) or Tried()
         self.points, self.fired, self.child, self.passed = None, None, None, collections.Counter()
         super().__init__(*args, **options)
 
@@ -158,7 +188,10 @@ class FaultLap(lap.Lap):
             self.points = self.plan()
             self.sessions = len(self.points) + 1  # rows
             return [self.planned()]
-        point = self.points.pop()
+        point = self.tried.take(self.points, self.told)
+        if point is None:
+            self.points, self.sessions = [], 0
+            return []
         self.doing = spec(point)
         self.fired = os.path.join(self.folder, "fired-%d" % self.number)
         one = self.slain if point.action in ("slay", "bury") + SELF else self.once if self.state.name in ONCE else self.one
@@ -297,30 +330,45 @@ def slice_lap(which, number, interpreter, *more):
     return (outputs.OutputSlice if which is SLICES[1] else FaultSlice)(number, state, interpreter, *more)
 
 
-def turns(interpreters):
-    """(way, state, interpreter) without end: each way in turn, each on another interpreter the next time."""
+def turns(interpreters, whole):
+    """(way, state, interpreter), each way in turn, each on another interpreter the next time, until all are whole."""
     states = {s.name: s for s in table.STATES}
     ways = [("inject", name, lambda i: True) for name in STATES] + list(WAYS)
+    ways = [(way, states[name], [i for i in interpreters if i.kind is None and fits(i)]) for way, name, fits in ways]
+    total = sum(len(fitting) for _, _, fitting in ways)
     for n in itertools.count():
-        for k, (way, name, fits) in enumerate(ways):
-            fitting = [i for i in interpreters if i.kind is None and fits(i)]
-            if fitting:
-                yield way, states[name], fitting[(n + k) % len(fitting)]
+        for k, (way, state, fitting) in enumerate(ways):
+            job = fitting and (way, state, fitting[(n + k) % len(fitting)])
+            if job and job not in whole:
+                yield job
+        if len(whole) == total:
+            return
 
 
 def run(campaign, interpreters):
-    """Every point of every way, LAP_SECONDS of each in turn, until the time is over."""
-    jobs, lock = turns(interpreters), threading.Lock()
+    """Every point of every way, what was tried least first, LAP_SECONDS of each in turn, until all are tried or the time is over."""
+    whole, lock, tried = set(), threading.Lock(), Tried(report.read_rows(campaign.results.path))
+    jobs = turns(interpreters, whole)
+
+    def lap_of(way, state, interpreter):
+        number = campaign.results.next_lap()
+        common = number, state, interpreter, campaign.binary, campaign.helpers, campaign.folder, 1 << 30, campaign.deadline, number, LAP_SECONDS
+        return outputs.OutputLap(*common) if way == "output" else FaultLap(*common, way=way, tried=tried)
 
     def work():
         while time.monotonic() < campaign.deadline:
             with lock:
-                way, state, interpreter = next(jobs)
-            number = campaign.results.next_lap()
-            common = number, state, interpreter, campaign.binary, campaign.helpers, campaign.folder, 1 << 30, campaign.deadline, number, LAP_SECONDS
-            for row in (outputs.OutputLap(*common) if way == "output" else FaultLap(*common, way=way)).run():
+                job = next(jobs, None)
+            if not job:
+                return
+            one, never = lap_of(*job), False
+            for row in one.run():
                 campaign.results.add(row)
                 campaign.tell(row)
+                never = never or row["t"] == "skip" and not row["slow"]
+            with lock:
+                if never or one.points == []:
+                    whole.add(job)
 
     threads = [threading.Thread(target=work) for _ in range(campaign.options.jobs)]
     for thread in threads:

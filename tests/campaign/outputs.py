@@ -18,7 +18,7 @@ class OutputLap(lap.Lap):
     """Each fault once. In `registers`, which tells the largest gap in its time."""
     FAULTS = (("full", (12,)), ("closed", (0,)), ("unread", (0, 12)), ("stopped", (128 + signal.SIGINT,)))
 
-    turn = 0
+    turn, points = 0, []  # none is left when it ends
 
     def session(self):
         action, codes = self.FAULTS[self.turn]

@@ -380,15 +380,21 @@ def tell_stopped(book):
         ", ".join(str(row["lost"]) for row in rows[:TOLD]), ms(max(row["gap_ns"] for row in rows)), ms(max(row["noise_ns"] for row in rows)))
 
 
-def planned(book):
-    """Of (point, action): how many were to be tried. Laps of before plans were written had the time for what they list."""
-    counts, laps = collections.Counter(), {(row["lap"], row["state"], row["python"]) for row in book.plans}
+def passages(book):
+    """Of (point, action): how many passages of it there are, of which each is to be tried. Laps of before plans were
+    written had the time for what they list."""
+    counts, tried = collections.Counter(), collections.defaultdict(set)
     for row in book.plans:
         for point, action, n in row["points"]:
-            counts[point, action] += n
+            counts[point, action] = max(counts[point, action], n)
     for row in book.faults:
-        counts[row["point"], row["action"]] += (row["lap"], row["state"], row["python"]) not in laps
-    return counts
+        tried[row["point"], row["action"]].add(row["n"])
+    return {what: counts[what] or len(tried[what]) for what in set(counts) | set(tried)}
+
+
+def untried(action, count, rows):
+    """How many passages nobody tried. Allocations are numbered anew in each session."""
+    return max(0, count - (len(rows) if action == "enomem" else len({row["n"] for row in rows})))
 
 
 def tell_beyond(book):
@@ -414,23 +420,23 @@ def tell_faults(book):
         "(by itself, within the lease; `swept`, by `detach`, may only be what nobody runs in), and the next injection works; what was executed " \
         "lives on, untraced, with nothing of ours. Before a colon stands the way: `detach` of an agent at work, `sweep` of a region that a dead " \
         "launcher left, `cure` of a fork's child, `lines`, `refused` (a debugger has the trace function), `governed` (to 0.01%), `lossy` (a reader that is " \
-        "slow for half a second); else it is `inject`, in states of all kinds. Planned is what the sessions' own lists of passages hold; a session " \
-        "whose point was not reached (a passage that depends on chance) is not counted as fired, and what there was no time for is untried. A number of passages is that of all interpreters together."
+        "slow for half a second); else it is `inject`, in states of all kinds. Passages are those of the session that passes the point most often, " \
+        "as its own list has them; fired and not reached (a passage that depends on chance) are sessions, those of all interpreters together, and " \
+        "untried is how many of the passages there was no time for, on any of them."
     yield ""
     sums = collections.defaultdict(list)
     for row in book.faults:
         sums[row["point"], row["action"]].append(row)
     yield from tell_beyond(book)
-    plan = planned(book)
     yield "`output`: a full disk, a pipe that nobody holds, one that is full and never read, and the launcher stopped for 30 s while it is hooked. " \
         "The target works on meanwhile; its heartbeat shows no gap of 500 ms beyond the machine's own." + tell_stopped(book)
     yield ""
-    yield from head("point", "action", "planned", "fired", "not reached", "untried", "exit codes", "swept", "failed")
-    for (point, action), count in sorted(plan.items()):
+    yield from head("point", "action", "passages", "fired", "not reached", "untried", "exit codes", "swept", "failed")
+    for (point, action), count in sorted(passages(book).items()):
         rows = sums[point, action]
         fired = [row for row in rows if row.get("fired")]
         codes = collections.Counter(row["code"] for row in fired)
-        yield line(point, action, count, len(fired), len(rows) - len(fired) or "", count - len(rows) or "", ", ".join("%s: %d" % item for item in codes.most_common()),
+        yield line(point, action, count, len(fired), len(rows) - len(fired) or "", untried(action, count, rows) or "", ", ".join("%s: %d" % item for item in codes.most_common()),
                    sum("swept" in row for row in fired) or "", sum("failure" in row for row in rows) or "")
     yield ""
 
