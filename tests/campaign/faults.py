@@ -288,6 +288,7 @@ class FaultLap(lap.Lap):
         if wrong:
             row["failure"] = ("%s: %s" % (spec(point), "; ".join(wrong)))[:lap.TEXT_KEPT]
         self.look(row)
+        self.count_eintr(row)
         return row
 
     def leave_child(self):

@@ -166,7 +166,7 @@ class Lap:
         self.before_exec = die_with_us
         self.nice = 0 if state.costly else self.random.choice(NICE)
         self.ends = []
-        self.kills = 0
+        self.kills = self.eintr = self.forgiven = 0
         self.target = self.doing = None
 
     arenas_known = True  # libc's malloc makes one more for our threads, and no second one
@@ -242,7 +242,7 @@ class Lap:
         if detached.code != NOTHING and not (detached.code in (0, 10) and self.state.above):
             found.append("detach at the end: %s" % detached)
         try:
-            target.forgiven = self.kills if self.state.eintr else 0
+            target.forgiven = self.forgiven
             target.stop()
             extra = target.account["extra"]
             found += ["%s: %s" % (name, extra[name]) for name in KEPT if not extra.get(name, True)]
@@ -269,6 +269,7 @@ class Lap:
         rows = getattr(self, "do_" + action)()
         if action != "ends":
             self.look(rows[-1])
+            self.count_eintr(rows[-1])
         if watched:  # the gap of a session, and that of about the same time without one
             rows[0]["gap_ns"] = self.target.ask("gap")["gap"]
             self.target.work(NOISE_STEPS)
@@ -290,6 +291,17 @@ class Lap:
             time.sleep(LOOK_STEP)  # what stays is still there then
         if seen and "failure" not in row:
             row["failure"] = "seen after it: " + "; ".join(seen)[:TEXT_KEPT]
+
+    def count_eintr(self, row):
+        """A launcher that was killed while it held a wait can't put that back: one EINTR. None other is forgiven."""
+        if not self.state.eintr:
+            return
+        seen = self.target.ask("ping")["eintr"]
+        if seen > self.eintr + (row["code"] == -signal.SIGKILL):
+            row.setdefault("failure", "%d EINTRs reached the target" % (seen - self.eintr))
+        else:
+            self.forgiven += seen - self.eintr
+        self.eintr = seen
 
     def duration(self):
         return "%dms" % self.random.randint(*DURATION_MS)
@@ -385,9 +397,11 @@ class Lap:
             except subprocess.TimeoutExpired:
                 pass
             launcher.signal(signal.SIGKILL)
-            launcher.process.wait()
-            row = self.row("session", action="kill", code=launcher.process.returncode)
-            remove(launcher.path)
+            if launcher.process.wait() == -signal.SIGKILL:
+                row = self.row("session", action="kill", code=-signal.SIGKILL)
+                remove(launcher.path)
+            else:
+                row = self.end(launcher)  # it was refused before
         if self.random.random() < 0.5:
             self.detach(row)
         self.outlived(row)

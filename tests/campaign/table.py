@@ -25,13 +25,15 @@ WAIT = 10
 # What targets move of themselves while they work, as still.py has seen it: not compared then.
 MOVES = {}
 for moved, names in (("threads signals", "threads thread_churn handovers rseq malloc_2 malloc_16 fork_thread"),
-                     ("signals", "sigalrm sigprof queued lone_alarms raw_sigtimedwait fork spawn multiprocessing"),
-                     ("fds", "fork fork_thread spawn multiprocessing imports uvloop gunicorn celery")):
+                     ("signals", "sigalrm sigprof queued lone_alarms raw_sigtimedwait raw_sigsuspend raw_pause raw_wait4 raw_waitid fork spawn spawn_vfork multiprocessing"),
+                     ("fds", "fork fork_thread spawn spawn_vfork multiprocessing raw_wait4 raw_waitid imports uvloop gunicorn celery")):
     for name in names.split():
         MOVES.setdefault(name, set()).update(moved.split())
 
 # Whose mappings stay as they are, with libc's malloc and in hundreds of sessions: compared at the end of a lap.
-STEADY = frozenset("""select epoll sleep event read raw_poll raw_nanosleep raw_futex raw_epoll raw_recv raw_semop raw_sigtimedwait fib alloc
+STEADY = frozenset("""select epoll sleep event read raw_poll raw_ppoll raw_nanosleep raw_syscall_nanosleep raw_futex raw_futex_waitv raw_epoll
+                      raw_recv raw_recvmsg raw_recvmmsg raw_socket_read raw_send raw_sendmsg raw_sendmmsg raw_accept raw_connect
+                      raw_semtimedop raw_sigtimedwait raw_mq_receive raw_mq_send raw_io_getevents raw_io_pgetevents raw_io_uring fib alloc
                       c_extensions generators registers lone_busy lone_idle lone_alarms malloc_1 malloc_2
                       finalizing stopped traced_by_strace traced_by_gdb limit_as limit_nofile seccomp_kill_memfd seccomp_no_open
                       seccomp_kill_code seccomp_kill_handler seccomp_one_thread hidepid_other""".split())
@@ -89,6 +91,11 @@ def target_as_nobody(lap):
     stage = "/mnt" + root[len(folder):]
     return mounted('mount -t tmpfs -o mode=755 tmpfs /mnt && mkdir -p "%s" && mount --bind "%s" "%s" && mount --move /mnt "%s"'
                    % (stage, root, stage, folder)) + AS_NOBODY
+
+
+def target_as_nobody_hidden(lap):
+    """The same, where /proc shows it nothing but itself."""
+    return mounted(HIDING) + target_as_nobody(lap)
 
 
 def as_nobody(lap):
@@ -208,8 +215,13 @@ REFUSED = ("inject", "lines", "two")
 GDB = ("gdb", "-nx", "-q", "-p", "PID", "-ex", "set pagination off", "-ex", "continue")
 
 STATES = [State(name, "idle, through Python") for name in ("select", "epoll", "sleep", "event", "read")]
-STATES += [State(name, "idle, straight through ctypes") for name in ("raw_poll", "raw_nanosleep", "raw_futex")]
-STATES += [State(name, "idle, straight through ctypes", eintr=True) for name in ("raw_epoll", "raw_epoll_pwait2", "raw_recv", "raw_semop", "raw_sigtimedwait")]
+STATES += [State(name, "idle, straight through ctypes") for name in (
+    "raw_poll", "raw_ppoll", "raw_nanosleep", "raw_syscall_nanosleep", "raw_futex", "raw_futex_waitv", "raw_mq_receive", "raw_mq_send",
+    "raw_readv", "raw_write", "raw_writev", "raw_msgrcv", "raw_msgsnd", "raw_flock", "raw_fcntl", "raw_wait4", "raw_waitid",
+    "raw_sigsuspend", "raw_pause")]
+STATES += [State(name, "idle, straight through ctypes", eintr=True) for name in (
+    "raw_epoll", "raw_epoll_pwait2", "raw_recv", "raw_recvmsg", "raw_recvmmsg", "raw_socket_read", "raw_send", "raw_sendmsg", "raw_sendmmsg",
+    "raw_accept", "raw_connect", "raw_semop", "raw_semtimedop", "raw_sigtimedwait", "raw_io_getevents", "raw_io_pgetevents", "raw_io_uring")]
 STATES += [State(name, "busy") for name in ("fib", "alloc", "c_extensions", "generators", "recursion", "deep", "registers", "imports")]
 STATES += [State(name, "no thread ever") for name in ("lone_busy", "lone_idle", "lone_alarms")]
 STATES += [
@@ -233,7 +245,8 @@ STATES += [
     State("nice_19", "scheduling", "mixed", prefix=("nice", "-n", "19")),
 
     State("sigalrm", "signals"), State("sigprof", "signals"), State("queued", "signals"),
-    State("fork", "processes"), State("fork_thread", "processes"), State("multiprocessing", "processes"), State("spawn", "processes"), State("kin", "processes"),
+    State("fork", "processes"), State("fork_thread", "processes"), State("fork_storm", "processes"), State("multiprocessing", "processes"),
+    State("spawn", "processes"), State("spawn_vfork", "processes"), State("kin", "processes"),
 
     State("main_ended", "shutting down"), State("at_exit", "shutting down"), State("finalizing", "shutting down", codes=(4,), only=REFUSED),
     State("ends", "shutting down", "mixed", only=("ends",)),
@@ -252,6 +265,7 @@ STATES += [
     State("seccomp_no_open", "permissions", codes=(5,), only=REFUSED),
     State("seccomp_kill_code", "permissions", codes=(5,), only=REFUSED), State("seccomp_one_thread", "permissions", codes=(5,), only=REFUSED),
     State("seccomp_kill_handler", "permissions", codes=(5,), only=REFUSED),
+    State("seccomp_mode_strict", "permissions", codes=(5,), only=REFUSED),
     State("seccomp_no_new_code", "permissions", codes=(0, 5)),  # thunks (up to 3.11) are new code
     State("dumpable_0", "permissions"), State("setuid_worker", "permissions"),
     State("hidepid", "permissions", "mixed", prefix=target_as_nobody, launcher=as_nobody_hidden),
@@ -259,6 +273,8 @@ STATES += [
     State("unprivileged", "permissions", "mixed", prefix=target_as_nobody, launcher=as_nobody),
 
     State("namespaces", "containers", "mixed", prefix=NAMESPACES),
+    State("all_namespaces", "containers", "mixed", prefix=NAMESPACES[:1] + USER_NAMESPACE[1:] + NAMESPACES[1:]),
+    State("hidepid_own", "containers", "mixed", prefix=target_as_nobody_hidden),
     State("user_namespace", "containers", "mixed", prefix=USER_NAMESPACE),
     State("noexec_tmp", "containers", "mixed", prefix=mounted("for d in /tmp /dev/shm; do mount -t tmpfs -o noexec,nosuid,nodev tmpfs $d || exit; done")),
     State("other_root", "containers", "mixed", prefix=in_root, pythons="root"),

@@ -28,6 +28,7 @@ import time
 
 import states
 import states_busy
+import states_raw
 from states_busy import churn, fib
 from work import account, checksum, libc, raw_call, settle
 
@@ -42,7 +43,7 @@ class Mixed(work.State):
 
     def step(self, i):
         i %= work.PERIOD
-        slept = raw_call(libc.nanosleep, ctypes.byref(states.Timespec(0, 2000000)), None)
+        slept = raw_call(libc.nanosleep, ctypes.byref(states_raw.Timespec(0, 2000000)), None)
         return checksum((fib(8 + i), churn(i, 60), slept))
 
 
@@ -122,7 +123,7 @@ class EpollPwait2(work.State):
     def setup(self, control):
         self.fd = select.epoll()
         self.room = ctypes.create_string_buffer(16)
-        self.time = states.Timespec(0, 20000000)
+        self.time = states_raw.Timespec(0, 20000000)
         libc.syscall.argtypes = None
         if raw_call(self.wait) == -1:
             return "no epoll_pwait2 here"

@@ -1,9 +1,11 @@
 """States of what a process may: limits, filters, identity."""
 import ctypes
+import gc
 import os
 import resource
 import threading
 
+import work
 from work import libc
 
 PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 4, 22, 38
@@ -70,6 +72,42 @@ def install_code(code):
     return None
 
 
+class ModeStrict(work.State):
+    """May read, write and exit, and nothing else: works when it is asked to, in memory that it has."""
+    MODE_STRICT, EXIT, M_TRIM_THRESHOLD, M_MMAP_MAX = 1, 60, -1, -4
+    OBJECTS, ROOM, KEPT = 200000, 8 << 20, 16
+
+    def make_room(self):
+        """Half of the objects stay, so that no arena of Python's is ever free, and given back; nor does libc's malloc."""
+        libc.mallopt(self.M_MMAP_MAX, 0)
+        libc.mallopt(self.M_TRIM_THRESHOLD, -1)
+        libc.free.argtypes, libc.malloc.restype = [ctypes.c_void_p], ctypes.c_void_p
+        libc.free(libc.malloc(ctypes.c_size_t(self.ROOM)))
+        objects = [bytes(k % 500) for k in range(self.OBJECTS)]
+        self.kept = objects[::self.KEPT]
+
+    def step(self, i):
+        return work.checksum(sum(k * k % 7 for k in range(100 + i % work.PERIOD)))
+
+    def quiet(self):
+        """What comes after asks for nothing of the kernel's, not even for the pid."""
+        self.make_room()
+        gc.disable()
+        work.pid = os.getpid()
+        if libc.prctl(PR_SET_SECCOMP, self.MODE_STRICT, 0, 0, 0):
+            os._exit(1)
+
+    def serve(self, control, reference):
+        words = ["run"]
+        while words[0] != "stop":
+            work.account.took(self.step(work.account.steps), reference[work.account.steps % work.PERIOD], 0)
+            if words[0] != "run":
+                control.tell(paused=True, pong=True, eintr=0)
+            words = control.command()
+        control.tell(report=work.account.as_dict())
+        libc.syscall(ctypes.c_long(self.EXIT), ctypes.c_long(0))
+
+
 def filter_one_thread():
     """A thread that waits under a filter of its own."""
     told = []
@@ -130,4 +168,6 @@ def states(base):
         "limit_as_room": lambda: address_space(128 << 20),
         "limit_nofile": no_descriptors,
     }
-    return {name: type(str(name), (base,), {"setup": lambda self, control, deed=deed: deed()}) for name, deed in deeds.items()}
+    classes = {"seccomp_mode_strict": ModeStrict}
+    classes.update({name: type(str(name), (base,), {"setup": lambda self, control, deed=deed: deed()}) for name, deed in deeds.items()})
+    return classes

@@ -5,11 +5,9 @@ A state's step is deterministic, takes some tens of ms at most, and enters only
 frames that return: so that, up to 3.11, no thunk has to stay behind. The one
 exception, `stuck`, is there to show what happens then."""
 import ctypes
-import errno
 import os
 import select
 import signal
-import socket
 import sys
 import threading
 import time
@@ -20,13 +18,9 @@ import states_contract
 import states_hostile
 import states_lines
 import states_process
+import states_raw
 import work
-from work import account, checksum, libc, raw_call
-
-TICK = 0.02  # seconds that an idle state blocks at a time
-TICK_NS = int(TICK * 1e9)
-TICK_MS = int(TICK * 1e3)
-
+from work import TICK, account, checksum, libc
 
 # --- idle, through Python -------------------------------------------------------
 
@@ -83,113 +77,6 @@ class IdleRead(work.State):
     def step(self, i):
         self.asked.release()
         return checksum((i % work.PERIOD, os.read(self.out, 1)))
-
-
-# --- idle, straight through ctypes: EINTR would show ----------------------------------
-
-class Timespec(ctypes.Structure):
-    _fields_ = [("sec", ctypes.c_long), ("nsec", ctypes.c_long)]
-
-
-class EpollEvent(ctypes.Structure):
-    _pack_ = 1
-    _layout_ = "ms"
-    _fields_ = [("events", ctypes.c_uint32), ("data", ctypes.c_uint64)]
-
-
-class PollFd(ctypes.Structure):
-    _fields_ = [("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short)]
-
-
-class Sembuf(ctypes.Structure):
-    _fields_ = [("num", ctypes.c_ushort), ("op", ctypes.c_short), ("flg", ctypes.c_short)]
-
-
-class Raw(work.State):
-    """A blocking call that ends by its own timeout; block() returns what it gave."""
-
-    def step(self, i):
-        return checksum((i % work.PERIOD, self.block()))
-
-    def block(self):
-        raise NotImplementedError
-
-
-class RawEpoll(Raw):
-    def setup(self, control):
-        self.fd = libc.epoll_create1(0)
-        self.events = (EpollEvent * 1)()
-
-    def block(self):
-        return raw_call(libc.epoll_wait, self.fd, self.events, 1, TICK_MS)
-
-
-class RawPoll(Raw):
-    def setup(self, control):
-        self.a, self.b = socket.socketpair()
-        self.fds = (PollFd * 1)(PollFd(self.a.fileno(), 1, 0))
-
-    def block(self):
-        return raw_call(libc.poll, self.fds, 1, TICK_MS)
-
-
-class RawNanosleep(Raw):
-    """Must also last as long as it was asked to."""
-
-    def block(self):
-        start = time.perf_counter()
-        result = raw_call(libc.nanosleep, ctypes.byref(Timespec(0, TICK_NS)), None)
-        return result, time.perf_counter() - start >= TICK
-
-
-class RawRecv(Raw):
-    def setup(self, control):
-        self.a, self.b = socket.socketpair()
-        timeval = Timespec(0, TICK_NS // 1000)
-        libc.setsockopt(self.a.fileno(), socket.SOL_SOCKET, socket.SO_RCVTIMEO, ctypes.byref(timeval), 16)
-        self.buffer = ctypes.create_string_buffer(8)
-
-    def block(self):
-        return raw_call(libc.recv, self.a.fileno(), self.buffer, 8, 0, expect=errno.EAGAIN)
-
-
-class RawSemop(Raw):
-    IPC_PRIVATE, IPC_RMID = 0, 0
-
-    def setup(self, control):
-        self.id = libc.semget(self.IPC_PRIVATE, 1, 0o600)
-        if self.id < 0:
-            return "no System V semaphores here"
-
-    def block(self):
-        take = Sembuf(0, -1, 0)
-        timeout = Timespec(0, TICK_NS)
-        return raw_call(libc.semtimedop, self.id, ctypes.byref(take), 1, ctypes.byref(timeout), expect=errno.EAGAIN)
-
-    def close(self):
-        libc.semctl(self.id, 0, self.IPC_RMID)
-
-
-class RawSigtimedwait(Raw):
-    def setup(self, control):
-        self.set = (ctypes.c_ulong * 16)()
-        libc.sigemptyset(self.set)
-        libc.sigaddset(self.set, signal.SIGUSR2)
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
-
-    def block(self):
-        return raw_call(libc.sigtimedwait, self.set, None, ctypes.byref(Timespec(0, TICK_NS)), expect=errno.EAGAIN)
-
-
-class RawFutex(Raw):
-    SYS_FUTEX, WAIT_PRIVATE = 202, 128
-
-    def setup(self, control):
-        self.word = ctypes.c_int(0)
-
-    def block(self):
-        return raw_call(libc.syscall, ctypes.c_long(self.SYS_FUTEX), ctypes.byref(self.word), self.WAIT_PRIVATE, 0,
-                        ctypes.byref(Timespec(0, TICK_NS)), expect=errno.ETIMEDOUT)
 
 
 # --- signals ------------------------------------------------------------------------
@@ -317,8 +204,6 @@ class Menu(IdleSelect):
 
 STATES = {
     "select": IdleSelect, "epoll": IdleEpoll, "sleep": IdleSleep, "event": IdleEvent, "read": IdleRead,
-    "raw_epoll": RawEpoll, "raw_poll": RawPoll, "raw_nanosleep": RawNanosleep, "raw_recv": RawRecv,
-    "raw_semop": RawSemop, "raw_sigtimedwait": RawSigtimedwait, "raw_futex": RawFutex,
     "sigalrm": Sigalrm, "queued": Queued, "menu": Menu,
 }
 STATES.update(states_busy.STATES)
@@ -327,6 +212,7 @@ STATES.update(states_hostile.STATES)
 STATES.update(states_async.STATES)
 STATES.update(states_lines.STATES)
 STATES.update(states_process.STATES)
+STATES.update(states_raw.STATES)
 
 if __name__ == "__main__":
     work.main(STATES)

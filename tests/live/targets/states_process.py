@@ -1,4 +1,5 @@
 """States that make processes."""
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -42,6 +43,21 @@ def child_work(pipe, n):
     pipe.close()
 
 
+class ForkStorm(Fork):
+    """Eight children at a time."""
+    CHILDREN = 8
+
+    def step(self, i):
+        pids, sum = [], 0
+        for k in range(self.CHILDREN):
+            pids.append(os.fork())
+            if pids[-1] == 0:
+                os._exit(fib(8 + k % work.PERIOD) % 100)
+        for pid in pids:
+            sum += os.waitpid(pid, 0)[1]
+        return checksum((i % work.PERIOD, sum))
+
+
 class Multiprocessing(work.State):
     def setup(self, control):
         self.context = multiprocessing.get_context("fork")
@@ -57,8 +73,21 @@ class Multiprocessing(work.State):
         return checksum((value, process.exitcode))
 
 
+class SpawnVfork(work.State):
+    """vfork and exec, as posix_spawn does them: the child runs in our memory, and the thread waits for it."""
+
+    def setup(self, control):
+        self.words = (ctypes.c_char_p * 4)(b"sh", b"-c", b"exit 3", None)
+        self.environment = (ctypes.c_char_p * 1)(None)
+
+    def step(self, i):
+        pid = ctypes.c_int()
+        failed = work.libc.posix_spawn(ctypes.byref(pid), b"/bin/sh", None, None, self.words, self.environment)
+        return checksum((i % work.PERIOD, failed, os.waitpid(pid.value, 0)[1] if not failed else 0))
+
+
 class Spawn(work.State):
-    """vfork and exec, as subprocess does them."""
+    """fork and exec, as subprocess does them; vfork from 3.10 on."""
 
     def step(self, i):
         out = subprocess.check_output(["/bin/echo", str(i % work.PERIOD)])
@@ -131,4 +160,5 @@ class MainEndsOnSignal(work.State):
         return checksum(i % work.PERIOD)
 
 
-STATES = {"kin": Kin, "kin_execs": KinExecs, "main_ends_on_signal": MainEndsOnSignal, "execs_on_signal": ExecsOnSignal, "execs_in_thread": ExecsInThread, "fork": Fork, "fork_thread": ForkThread, "multiprocessing": Multiprocessing, "spawn": Spawn}
+STATES = {"kin": Kin, "kin_execs": KinExecs, "main_ends_on_signal": MainEndsOnSignal, "execs_on_signal": ExecsOnSignal, "execs_in_thread": ExecsInThread, "fork": Fork, "fork_thread": ForkThread, "multiprocessing": Multiprocessing, "spawn": Spawn, "spawn_vfork": SpawnVfork,
+          "fork_storm": ForkStorm}

@@ -7,7 +7,7 @@ empty. They talk over two pipes, one JSON object or one command a line:
     driver                          target
                               <---  {"ready": true, "state": .., "reference": [..]}
     run                       --->                            works from here on
-    ping                      --->  {"pong": true}            after at least one more step
+    ping                      --->  {"pong": true, "eintr": ..}   after at least one more step
     grow CALLS PAGES          --->  {"grown": CALLS}          leak_pages, CALLS times
     pause                     --->  {"paused": true}          nothing moves until `run`
     stop                      --->  {"report": {..}}          and exits with 0
@@ -27,6 +27,9 @@ import zlib
 PAGE = mmap.PAGESIZE
 PERIOD = 8  # step(i) depends on i % PERIOD only, so that any number of steps has a known checksum
 PR_SET_THP_DISABLE = 41
+TICK = 0.02  # seconds that an idle state blocks at a time
+TICK_NS = int(TICK * 1e9)
+TICK_MS = int(TICK * 1e3)
 
 
 class Libc(object):
@@ -180,7 +183,7 @@ def handle(state, control, words):
             leak_pages(int(words[2]))
         control.tell(grown=int(words[1]))
     elif words[0] == "ping":
-        control.tell(pong=True)
+        control.tell(pong=True, eintr=account.eintr)
     elif words[0] == "exit":
         os._exit(int(words[1]))
     elif words[0] == "exec":
