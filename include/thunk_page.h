@@ -37,6 +37,7 @@ struct thunk {
      * two sees the other. */
     volatile uint32_t claimed;
     volatile uint64_t idle; /* calls while it was inert: who still has its address uses it */
+    int64_t raised;         /* up to 3.9: how often tracing_possible is to be lowered, for us (payload/agent/lines.c) */
 };
 
 #endif

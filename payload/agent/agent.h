@@ -309,7 +309,8 @@ void lines_enter(struct thread *th, struct call *c, char *tstate); /* up to 3.11
 void lines_exit(struct thread *th, const struct call *c);
 void lines_leave(struct thread *th); /* up to 3.11: the exit of a call while the hook is off */
 void lines_pause(void); /* up to 3.11; GIL */
-bool lines_cure(uint64_t entry); /* up to 3.11; GIL: takes `entry` out of all threads; whether it was in one */
+unsigned lines_cure(uint64_t entry); /* up to 3.11; GIL: takes `entry` out of all threads; how many had it */
+void lines_lower(struct thunk *t);   /* up to 3.9; GIL: undoes t->raised. May run audit hooks */
 void lines_code(const void *pycode); /* 3.12+: arms the code's LINE events */
 bool lines_far(const void *pycode); /* 3.12+: a line of it outside of traced calls; true: switch it off */
 void line_record(struct thread *th, struct code *code, uint32_t line, unsigned depth);

@@ -96,7 +96,8 @@ static bool slots_grow(void)
     return true;
 }
 
-/* frame globals' __name__. PyDict_GetItem with a str key allocates nothing; the
+/* frame globals' __name__. PyDict_GetItem with a str key allocates nothing, and runs code of the
+ * target's only for keys of a subclass of str, which compare as they like; the
  * exception that may be set (generator.throw) is put aside, since up to 3.9 it
  * would be cleared on some paths. */
 static size_t module_name(void *globals, bool *cut)
@@ -126,6 +127,8 @@ static void read_names(const void *pycode, void *globals, struct code_names *n, 
 {
     bool cut[4] = { false };
 
+    n->module_len = module_name(globals, &cut[3]); /* first: a key's __eq__ may call functions, which are named here, too */
+    n->module = module_buf;
     n->name = name_buf;
     n->name_len = py_str_copy(code_name_object(pycode), name_buf, sizeof(name_buf), false, &cut[0]);
     n->bare = name_buf;
@@ -137,8 +140,6 @@ static void read_names(const void *pycode, void *globals, struct code_names *n, 
     }
     n->file = file_buf;
     n->file_len = py_str_copy(FIELD(PyObj *, pycode, g.layout.code_file), file_buf, sizeof(file_buf), true, &cut[2]);
-    n->module = module_buf;
-    n->module_len = module_name(globals, &cut[3]);
     *ret_cut = cut[0] || cut[2] || cut[3];
 }
 
@@ -252,6 +253,7 @@ struct code *code_find(const void *pycode, void *globals)
     if (py_type(pycode) != PY_CODE_TYPE) /* verified at install; a frame without code is not ours to name */
         return &code_overflow;
     code = code_by_content(pycode, globals);
+    s = slot_of(pycode); /* another one, where functions were called meanwhile */
     if (!has_plain_names(pycode))
         return code;
     if (!s->ptr && 2 * used >= nslots) {

@@ -207,15 +207,29 @@ void thunk_traced(void)
     page->flags |= THUNK_TRACED;
 }
 
+/* A page that the launcher has claimed is not written to: it may be gone the next moment. */
+static bool recall(const struct maps_line *l, void *arg)
+{
+    struct thunk *t = line_thunk(l), was;
+    unsigned n;
+
+    if (t && sys_read_self(g.pid, &was, t, sizeof(was)) == sizeof(was) && (n = lines_cure(was.trace_entry))) {
+        if (!was.claimed) {
+            t->flags |= THUNK_TRACED;
+            t->raised += n; /* by who put them there */
+        }
+        *(bool *)arg = true;
+    }
+    return false;
+}
+
 /* One that has been put back since the agent left is taken out, and is no other tool's. */
 bool thunk_recall(void)
 {
-    struct thunk *left = find_orphan();
+    bool found = false;
 
-    if (!left || !lines_cure(left->trace_entry))
-        return false;
-    left->flags |= THUNK_TRACED;
-    return true;
+    maps_each(recall, &found);
+    return found;
 }
 
 /* ---- quiet threads, and their stacks ------------------------------------------------- */
@@ -496,6 +510,14 @@ static void step_out(void)
         leave_slot();
 }
 
+/* In a forked child nobody counted the functions that another tracer took from inside
+ * calls that were under way. */
+static void keep_copied_trace(uint64_t calls)
+{
+    if (page->trace && calls)
+        page->flags |= THUNK_COPIED;
+}
+
 static int thunk_enter(const char *frame, struct call *c, char *tstate)
 {
     struct thread *th;
@@ -547,8 +569,10 @@ static void thunk_exit(struct call *c, void *result)
     struct thread *th = c->thread;
 
     if (unlikely(!*g.armed)) {
-        if (g.lines && g.armed[1] == MP_ARMED_MARK) /* not in a forked child, which has no struct thread */
+        if (g.lines && g.armed[1] == MP_ARMED_MARK)
             lines_leave(th);
+        else /* a forked child, which has no struct thread; this call was under way, and is counted no more */
+            keep_copied_trace(1);
         hook_disarmed();
         return;
     }
@@ -761,6 +785,7 @@ void thunk_uninstall(void)
     if (!page)
         return;
     thunk_inert();
+    lines_lower(page);
     if (!leave_chain())
         mp_control_block.residue |= MP_RESIDUE_CHAINED;
     if (lines_cure(page->trace_entry) && !page->inflight)
@@ -778,20 +803,12 @@ void thunk_uninstall(void)
     control_thunk();
 }
 
-/* In a forked child nobody counted the functions that another tracer took from inside
- * calls that were under way. */
-static void keep_copied_trace(void)
-{
-    if (page->trace && page->inflight)
-        page->flags |= THUNK_COPIED;
-}
-
 /* In a forked child: nobody will come to take the hook out. Under the GIL, in a hook. */
 void thunk_leave_child(void)
 {
     if (!page)
         return;
-    keep_copied_trace();
+    keep_copied_trace(page->inflight);
     thunk_inert();
     (void)leave_chain();
     if (g.lines)
@@ -815,7 +832,7 @@ bool thunk_cure(void)
     if (find_slot())
         return false;
     if ((page = find_orphan())) {
-        keep_copied_trace();
+        keep_copied_trace(page->inflight);
         thunk_inert();
         if (page->owner_pid != g.pid && page->inflight && (calls = thunk_calls_here(page)) >= 0)
             page->inflight = (uint64_t)calls;

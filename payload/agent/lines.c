@@ -38,7 +38,6 @@ static struct armed_code {
 } *codes; /* 3.12+: with LINE events; open addressing */
 static uint32_t ncodes, codes_used;
 static uint64_t trace_entry; /* 0: not armed */
-static unsigned displaced; /* up to 3.9: settrace calls that took our function for a user's */
 static volatile uint32_t busy, busy_told;
 
 bool lines_busy_news(void)
@@ -218,9 +217,11 @@ static void codes_disarm(void)
 {
     for (uint32_t i = 0; i < ncodes; i++)
         if (codes[i].code) {
-            monitor_set_lines((void *)(uintptr_t)codes[i].code, false);
-            py_decref((void *)(uintptr_t)codes[i].code);
-            codes[i].code = NULL;
+            void *code = (void *)(uintptr_t)codes[i].code;
+
+            codes[i].code = NULL; /* its end may run code of the target's */
+            monitor_set_lines(code, false);
+            py_decref(code);
         }
     codes_used = 0;
 }
@@ -268,9 +269,13 @@ static void arm(struct thread *th, char *ts, bool on)
     uint64_t now = FIELD(uint64_t, ts, g.layout.ts_tracefunc);
 
     if (th->armed && now != trace_entry) { /* a settrace call replaced ours */
-        displaced++;
+        thunk_page()->raised--;
         thunk_traced();
         th->armed = false;
+    } else if (!th->armed && now && now == trace_entry) { /* and put it back */
+        thunk_page()->raised++;
+        thunk_traced();
+        th->armed = true;
     }
     if (on == th->armed || !trace_entry)
         return;
@@ -372,9 +377,26 @@ static int trace_install(void)
         return fail_set(MP_FAIL_LAYOUT, 0, "c_tracefunc is not where it should be", NULL);
     }
     set_tracefunc(ts, 0); /* behind its back: tracing_possible stays raised */
+    thunk_page()->raised++;
     thunk_page()->trace = (uint64_t)(uintptr_t)on_trace;
     trace_entry = entry;
     return 0;
+}
+
+/* tracing_possible counts threads, and is known to PyEval_SetTrace alone. Install has added one.
+ * Who took our function for a user's and replaced it has subtracted one that was never added, and
+ * added it again when he put ours back. On the agent's own thread; a forked child has the parent's
+ * count. */
+void lines_lower(struct thunk *t)
+{
+    char *own = py_tstate();
+
+    for (; t->raised && g.minor <= 9; t->raised += t->raised < 0 ? 1 : -1) {
+        set_tracefunc(own, t->raised > 0 ? t->trace_entry : 0);
+        set_own_trace(own, t->raised > 0 ? 0 : t->trace_entry);
+        set_tracefunc(own, 0);
+        py_error_clear();
+    }
 }
 
 /* From all threads; how many had it. */
@@ -391,10 +413,10 @@ static unsigned take_out(uint64_t entry)
     return found;
 }
 
-bool lines_cure(uint64_t entry)
+unsigned lines_cure(uint64_t entry)
 {
     trace_entry = 0; /* exits of calls put nothing back */
-    return take_out(entry) > 0;
+    return take_out(entry);
 }
 
 /* The threads that should have it, and no more after this. */
@@ -418,29 +440,13 @@ void lines_pause(void)
 
     if (found != armed)
         thunk_traced();
-    if (found < armed)
-        displaced += armed - found;
+    thunk_page()->raised += (int64_t)found - armed;
 }
 
 static void trace_uninstall(void)
 {
-    char *own = py_tstate();
-    uint64_t entry = trace_entry;
-
     lines_pause();
     trace_entry = 0; /* what follows may run an audit hook, and others meanwhile: nobody is armed by them */
-    if (g.minor > 9)
-        return;
-    /* tracing_possible: each displaced function of ours was subtracted, though
-     * never added; then comes the one that install added. */
-    for (; displaced; displaced--) {
-        set_own_trace(own, entry);
-        set_tracefunc(own, 0);
-    }
-    set_tracefunc(own, entry);
-    set_own_trace(own, 0);
-    py_error_clear();
-    set_tracefunc(own, 0);
 }
 
 /* ---- both ------------------------------------------------------------------------------- */
@@ -449,7 +455,7 @@ int lines_install(void)
 {
     trace_entry = 0;
     nseen = SEEN_MIN;
-    seen_used = ncodes = codes_used = displaced = busy = busy_told = 0;
+    seen_used = ncodes = codes_used = busy = busy_told = 0;
     seen = mem_map(nseen * sizeof(*seen), true);
     if (!seen)
         return fail_set(MP_FAIL_MEMORY, SYS_ENOMEM, "no memory", NULL);

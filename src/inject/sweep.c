@@ -22,6 +22,7 @@
 #include "inject/suspects.h"
 #include "target/mem.h"
 #include "target/proc.h"
+#include "target/stack.h"
 #include "thunk_page.h"
 
 #define SWEEP_MAX 32                  /* mappings in one sweep */
@@ -30,7 +31,8 @@
 #define SWEEP_LOOK_NS 20000000
 #define SWEEP_SCAN_MAX (4ull << 30)   /* bytes of writable memory searched for pointers */
 #define SWEEP_CHUNK (1u << 20)
-#define SWEEP_STACKS 1024             /* stacks whose dead part is known and not searched */
+#define SWEEP_STACKS 1024             /* stacks that are known; others are searched like any memory */
+#define SWEEP_RED_ZONE 128            /* bytes below a stack pointer that are in use */
 #define SWEEP_CALL_NS 1000000000ull
 #define SWEEP_BORROW_MS 2000
 
@@ -46,6 +48,13 @@ struct sweep_range {
     } was;
 };
 
+/* Of a thread that waits. Below its stack pointer lie only words of calls that have returned. */
+struct sweep_stack {
+    raddr_t lo, sp, hi;
+};
+
+enum sweep_part { SWEEP_DATA, SWEEP_STACK, SWEEP_DEAD };
+
 struct sweep {
     pid_t pid, live;
     FILE *log;
@@ -54,6 +63,8 @@ struct sweep {
     size_t count;
     raddr_t sp[SWEEP_STACKS]; /* stack pointers of threads that wait */
     size_t sp_count;
+    struct sweep_stack stack[SWEEP_STACKS];
+    size_t stack_count;
 };
 
 /* Where a range keeps its account of itself, and how long that is. */
@@ -216,23 +227,40 @@ static void sweep_mark_words(struct sweep *s, raddr_t at, const uint64_t *buf, s
     }
 }
 
-static bool sweep_is_stack(const struct sweep *s, const struct maps_entry *e)
+/* Of a stack that is not where we think it is, words would be passed over: so only what
+ * the kernel calls the first thread's and what libc describes as another's is one. */
+static void sweep_find_stacks(struct sweep *s)
 {
-    for (size_t i = 0; i < s->sp_count; i++)
-        if (s->sp[i] >= e->lo && s->sp[i] < e->hi)
-            return true;
-    return false;
+    s->stack_count = 0;
+    for (size_t i = 0; i < s->sp_count; i++) {
+        const struct maps_entry *e = maps_at(&s->maps, s->sp[i]);
+        struct stack found = {0};
+        if (!e)
+            continue;
+        if (!strcmp(e->name, "[stack]"))
+            found = (struct stack){e->lo, e->hi};
+        else if (!stack_find(s->live, s->sp[i], e->hi, &found))
+            continue;
+        raddr_t lo = found.lo > e->lo ? found.lo : e->lo, sp = (s->sp[i] - SWEEP_RED_ZONE) & ~(raddr_t)7;
+        s->stack[s->stack_count++] = (struct sweep_stack){lo, sp < lo ? lo : sp, found.hi};
+    }
 }
 
-/* Where a mapping's live words begin: below a waiting thread's stack pointer and
- * red zone lie only those of calls that have returned. */
-static raddr_t sweep_live_from(const struct sweep *s, const struct maps_entry *e)
+/* What begins at `at` and where it ends, at hi at the latest. */
+static raddr_t sweep_part(const struct sweep *s, raddr_t at, raddr_t hi, enum sweep_part *ret)
 {
-    raddr_t from = e->hi;
-    for (size_t i = 0; i < s->sp_count; i++)
-        if (s->sp[i] >= e->lo && s->sp[i] < e->hi && s->sp[i] - 128 < from)
-            from = (s->sp[i] - 128) & ~7ull;
-    return from == e->hi || from < e->lo ? e->lo : from;
+    bool live = false, dead = false;
+    for (size_t i = 0; i < s->stack_count; i++) {
+        const struct sweep_stack *k = &s->stack[i];
+        if (at >= k->hi)
+            continue;
+        live |= at >= k->sp;
+        dead |= at >= k->lo && at < k->sp;
+        raddr_t end = at < k->lo ? k->lo : at < k->sp ? k->sp : k->hi;
+        hi = end < hi ? end : hi;
+    }
+    *ret = live ? SWEEP_STACK : dead ? SWEEP_DEAD : SWEEP_DATA;
+    return hi;
 }
 
 /* A page that can't be read ends a reading: one behind a file's end, a guard page. What
@@ -242,32 +270,53 @@ static raddr_t sweep_behind_hole(raddr_t at, ssize_t got)
     return (at + (got > 0 ? (raddr_t)got : 0) + MP_PAGE) & ~(raddr_t)(MP_PAGE - 1);
 }
 
-/* Looks for pointers into the ranges in all private writable memory. Whatever is
- * too much to search is taken for a pointer to everything that one counts for; what can't be
- * read is not followed by the target either. */
-static void sweep_mark_pointers(struct sweep *s)
+/* Searches one mapping. false: it is too much, or can't be known. What can't be read is not
+ * followed by the target either. */
+static bool sweep_mark_mapping(struct sweep *s, const struct maps_entry *e, uint64_t *buf, uint64_t *total)
+{
+    bool known = true;
+    for (raddr_t at = e->lo; known && at < e->hi;) {
+        enum sweep_part part;
+        raddr_t end = sweep_part(s, at, e->hi, &part);
+        if (part == SWEEP_DEAD) {
+            at = end;
+            continue;
+        }
+        size_t len = end - at < SWEEP_CHUNK ? (size_t)(end - at) : SWEEP_CHUNK;
+        ssize_t n = mem_read_some(s->live, at, buf, len);
+        if (n > 0)
+            sweep_mark_words(s, at, buf, (size_t)n, part == SWEEP_STACK);
+        *total += len;
+        known = *total <= SWEEP_SCAN_MAX && (n > 0 || n == -EFAULT || n == -EIO);
+        at = n == (ssize_t)len ? at + len : sweep_behind_hole(at, n);
+    }
+    return known;
+}
+
+/* Looks for pointers into the ranges in all private writable memory, from below or from
+ * above. Whatever is too much to search is taken for a pointer to everything that one counts for. */
+static void sweep_mark_pointers(struct sweep *s, bool down)
 {
     uint64_t *buf = malloc(SWEEP_CHUNK), total = 0;
-    bool known = buf != NULL;
+    bool known = buf && !s->maps.skipped;
     for (size_t i = 0; known && i < s->maps.count; i++) {
-        const struct maps_entry *e = &s->maps.entry[i];
-        if (!e->write || !e->read || e->shared)
-            continue;
-        raddr_t at = sweep_live_from(s, e);
-        total += e->hi - at;
-        known = total <= SWEEP_SCAN_MAX;
-        while (known && at < e->hi) {
-            size_t len = e->hi - at < SWEEP_CHUNK ? (size_t)(e->hi - at) : SWEEP_CHUNK;
-            ssize_t n = mem_read_some(s->live, at, buf, len);
-            if (n > 0)
-                sweep_mark_words(s, at, buf, (size_t)n, sweep_is_stack(s, e));
-            at = n == (ssize_t)len ? at + len : sweep_behind_hole(at, n);
-            known = n > 0 || n == -EFAULT || n == -EIO;
-        }
+        const struct maps_entry *e = &s->maps.entry[down ? s->maps.count - 1 - i : i];
+        if (e->write && e->read && !e->shared)
+            known = sweep_mark_mapping(s, e, buf, &total);
     }
     free(buf);
     for (size_t i = 0; !known && i < s->count; i++)
         s->range[i].in_use |= !s->range[i].unused;
+}
+
+/* Who has kept a trace function may be about to put it back, from memory that is not
+ * searched yet into memory that was. */
+static bool sweep_moves(const struct sweep *s)
+{
+    for (size_t i = 0; i < s->count; i++)
+        if (s->range[i].is_thunk && !s->range[i].in_use && s->range[i].was.thunk.flags & (THUNK_TRACED | THUNK_COPIED))
+            return true;
+    return false;
 }
 
 /* Threads that may be a region's, by whether anything has run in that: of a used one, of an unused one. */
@@ -335,7 +384,10 @@ static size_t sweep_find(struct sweep *s)
     if (s->count) {
         sweep_mark_regions(s);
         sweep_map_anew(s);
-        sweep_mark_pointers(s);
+        sweep_find_stacks(s);
+        sweep_mark_pointers(s, false);
+        if (sweep_moves(s))
+            sweep_mark_pointers(s, true);
     }
     size_t kept = 0;
     for (size_t i = 0; i < s->count; i++) {

@@ -117,6 +117,19 @@ static bool parse_line(struct maps_entry *ret, char *line, size_t len)
     return true;
 }
 
+/* Rising order is what the lookups rely on. The kernel tells mappings in pieces: when one that it
+ * has told grows meanwhile, the next piece begins with all of it, and what is new counts. */
+static bool fit_behind(struct maps_entry *e, raddr_t hi)
+{
+    if (e->lo >= hi)
+        return true;
+    if (e->hi <= hi)
+        return false;
+    e->offset += e->inode ? hi - e->lo : 0;
+    e->lo = hi;
+    return true;
+}
+
 static size_t count_lines(const char *text, size_t len)
 {
     size_t n = 1;
@@ -141,9 +154,7 @@ static int parse_owned(struct maps *ret, char *text, size_t len)
     while (at < end) {
         char *eol = memchr(at, '\n', (size_t)(end - at));
         size_t line_len = (size_t)((eol ? eol : end) - at);
-        /* Rising order is what the lookups rely on: a line out of order is none of the kernel's. */
-        if (parse_line(&m.entry[m.count], at, line_len) &&
-            (!m.count || m.entry[m.count].lo >= m.entry[m.count - 1].hi))
+        if (parse_line(&m.entry[m.count], at, line_len) && fit_behind(&m.entry[m.count], m.count ? m.entry[m.count - 1].hi : 0))
             m.count++;
         else
             m.skipped++;

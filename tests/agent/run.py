@@ -553,6 +553,36 @@ def copied_trace(run):
     run.clean(residue=run.session.bye.residue)
 
 
+@test(before=(3, 12), flags=wire.OPT_LINES, root=["forks_kept"])
+def copied_bare(run):
+    """The call under way when it was forked returns at once in the child: it is counted no more when that leaves."""
+    copied_trace(run)
+
+
+@test(before=(3, 10), flags=wire.OPT_LINES, root=["forks_alone"])
+def copied_count(run):
+    """A cured child looks for tracers no more than before."""
+    assert run.first and run.first["result"] == "False", (run.status, run.first, run.stderr[-600:])
+
+
+@test(before=(3, 12), flags=wire.OPT_LINES, depth=3, root=["returns_slot"])
+def returned_slot(run):
+    """Our function that another tracer puts back is ours, and it is counted as often as before."""
+    assert run.first and run.first["result"] == [True, 0], (run.status, run.first, run.stderr[-600:])
+    assert run.second and run.second["after"] is False, (run.status, run.second, run.stderr[-600:])
+    last = [r.line for r in run.session.lines() if r.name == "returns_slot"][-2:]
+    assert last and last[-1] - last[0] == 1, last
+    run.clean(residue=8)
+
+
+@test(depth=5)
+def key_compares(run):
+    """A dict's key may compare by code of the target's while the agent looks for a module's name."""
+    assert run.first and run.first["result"] > 0, (run.status, run.first, run.stderr[-600:])
+    assert run.session.calls("compared"), [c.name for c in run.session.codes.values()]
+    run.clean()
+
+
 @test(since=(3, 8), depth=5)
 def name_ends(run):
     """What the agent keeps of a function is never the last that keeps something of the target's, whose end is the target's code."""

@@ -1010,15 +1010,35 @@ def taken_slot(agent, before):
 def copied_trace(agent, before):
     """Forked inside a traced call in which another tracer has kept our function, to put it back in the child."""
     import os
+    return in_child(agent, before, os.fork, cured_child)
+
+
+def copied_bare(agent, before):
+    """The same, with no call in the child before the one that is traced there returns."""
+    return in_child(agent, before, ctypes.PyDLL(None).fork, cured_child)
+
+
+def copied_count(agent, before):
+    """Up to 3.9 a child has what told the interpreter to look for a tracer."""
+    import os
+    return in_child(agent, before, os.fork, lambda other, word, was: cured_child(other, word, 0) and told_of_lines(word), forks_alone)
+
+
+def forks_alone(word, fork):
+    return fork(), 0
+
+
+def in_child(agent, before, fork, answer, forks=None):
+    import os
     import shutil
     import tempfile
     d = tempfile.mkdtemp()
     keep.append(shutil.copy(agent.lib._name, d + "/other-agent.so"))
     r, w = os.pipe()
-    pid, was = forks_kept(before, os)
+    pid, was = (forks or forks_kept)(before, fork)
     if pid == 0:
         try:
-            os.write(w, repr(cured_child(keep.pop(), before, was)).encode())
+            os.write(w, repr(answer(keep.pop(), before, was)).encode())
         finally:
             os._exit(0)
     os.close(w)
@@ -1029,13 +1049,69 @@ def copied_trace(agent, before):
     return out
 
 
-copied_trace_before = put_back_before
+copied_trace_before = copied_bare_before = copied_count_before = put_back_before
 
 
-def forks_kept(word, os):
+def forks_kept(word, fork):
     was = word.value
     sys.settrace(None)
-    return os.fork(), was
+    return fork(), was
+
+
+def told_of_lines(word):
+    """Up to 3.9: whether a trace function that nobody has counted is told of lines, for which others must be."""
+    told = []
+    function = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)(
+        lambda this, frame, what, arg: told.append(what) or 0)
+    use_tracing = ctypes.c_int.from_address(ctypes.addressof(word) - 12)
+    word.value, use_tracing.value = ctypes.cast(function, ctypes.c_void_p).value, 1
+    idle(1)
+    word.value, use_tracing.value = 0, 0
+    return 2 in told
+
+
+def returns_slot(word, set_trace):
+    """Another tracer takes the slot inside a traced call, and puts back what was there."""
+    was = word.value
+    set_trace(ctypes.cast(ctypes.pythonapi.PyErr_Occurred, ctypes.c_void_p), None)
+    idle(1)
+    set_trace(was, None)
+    idle(1)
+    return was
+
+
+returned_slot_before = put_back_before
+
+
+def returned_slot(agent, before):
+    set_trace = ctypes.pythonapi.PyEval_SetTrace
+    set_trace.argtypes, set_trace.restype = [ctypes.c_void_p] * 2, None
+    keep.append(returns_slot(before, set_trace))
+    return [keep.pop() != 0, before.value]
+
+
+def returned_slot_after(agent, before):
+    return sys.version_info < (3, 10) and told_of_lines(before)
+
+
+class Key(str):
+    """What the name of a module may be kept under, too. It is compared by the target's code."""
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        made = {}
+        for i in range(600):
+            exec("def f%d(): pass" % i, made)
+            made["f%d" % i]()
+        keep.append(other)
+        return str.__eq__(self, other)
+
+
+def key_compares(agent, before):
+    made = {Key("__name__"): "by key"}
+    exec("def compared():\n return 1", made)
+    made["compared"]()
+    return len(keep)
 
 
 def cured_child(other, word, was):

@@ -38,6 +38,7 @@ WAYS = (  # (way, state, what the interpreter must be): the points of each are d
 REQUESTS = {0x4200: "setoptions", 0x4201: "geteventmsg", 0x4204: "getregset", 0x4206: "seize", 0x4207: "interrupt", 0x4209: "peeksiginfo",
             0x420a: "getsigmask", 0x420b: "setsigmask", 0x420f: "get_rseq", 7: "cont", 12: "getregs", 13: "setregs", 17: "detach", 24: "syscall"}
 REPEATED = 12        # passages of a point that are tried; stops for a safe point can be many
+REACHES = 8          # tries of a passage of a point that no session has reached
 ALLOCATIONS = 40     # of one session that are made to fail, evenly spread; each once, and from there on
 STOP_SECONDS = 0.3   # for a stop in the midst of an injection, when a thread of the target stands too
 DURATION = "30ms"    # of a session
@@ -70,22 +71,28 @@ def spec(point):
 
 
 class Tried:
-    """What was tried of each point by all laps, since the results' file began: what was tried least comes next."""
+    """What was tried of each point by all laps, since the results' file began: what was tried least comes next. A point
+    that no session has reached yet, since chance has a part in that, is tried several times."""
 
     def __init__(self, rows=()):
-        self.passages, self.points, self.lock = collections.Counter(), collections.Counter(), threading.Lock()
+        self.passages, self.points, self.fired, self.lock = collections.Counter(), collections.Counter(), set(), threading.Lock()
         for row in rows:
             if row["t"] == "fault":
                 self.count(row["point"], row["action"], row["n"])
+                self.note(row)
 
     def count(self, told, action, n):
         self.points[told, action] += 1
         self.passages[told, action, n] += 1
 
+    def note(self, row):
+        if row.get("fired"):
+            self.fired.add((row["point"], row["action"]))
+
     def is_left(self, told, point):
         if point.name == "malloc":  # whose numbers differ from session to session
             return self.points[told, point.action] < 2 * (ALLOCATIONS + 1)
-        return not self.passages[told, point.action, str(point.n)]
+        return self.passages[told, point.action, str(point.n)] < (1 if (told, point.action) in self.fired else REACHES)
 
     def take(self, points, tell):
         """The next of a lap's points, which it loses; None when all were tried."""
@@ -197,6 +204,7 @@ class FaultLap(lap.Lap):
         one = self.slain if point.action in ("slay", "bury") + SELF else self.once if self.state.name in ONCE else self.one
         row = one(point)
         row["fired"] = self.has_fired(point)
+        self.tried.note(row)
         lap.remove(self.fired)
         return [row]
 

@@ -216,8 +216,9 @@ def tell_total(book):
             "swept it. Anything else that stays is a failure."
         yield ""
     yield "A launcher that is SIGKILLed while it holds a thread stopped can't put its system call back: %d such EINTRs were seen, in %d kills " % (t.eintr, t.killed) + \
-        "(they are not harms here, a kernel that loses its tracer does the same to any program; more EINTRs than kills would be). " \
-        "In %d sessions a traced call lasted longer than the launcher waits, it said so (exit 10), and the next detach had to find the target clean." % t.late
+        "(they are not harms here, a kernel that loses its tracer does the same to any program; one in another session, or two in one, would be). " \
+        "In %d sessions thunk pages stayed, and they said so (exit 10): a traced call lasted longer than the launcher waits, and the next detach had " \
+        "to find the target clean; or it was `framehook_toggles`." % t.late
     yield ""
     if t.pauses:
         yield "A target stood still for p50 %s us, p99 %s us, at most %s us; from the launcher's start to HOOKED took p50 %s ms, p99 %s ms, at most %s ms." \
@@ -376,7 +377,7 @@ def tell_stopped(book):
     rows = [row for row in book.faults if row["action"] == "stopped" and row.get("gap_ns") is not None]
     if not rows:
         return ""
-    return " Of the stopped launchers' sessions each lost records, counted: %s; the longest gap was %s ms, without a session %s ms." % (
+    return " What the stopped launchers' sessions lost, counted: %s records; the longest gap was %s ms, without a session %s ms." % (
         ", ".join(str(row["lost"]) for row in rows[:TOLD]), ms(max(row["gap_ns"] for row in rows)), ms(max(row["noise_ns"] for row in rows)))
 
 
@@ -460,7 +461,8 @@ Written by `make campaign` from its own results; not by hand. To see it for your
 
     make campaign-roots                  # other Debian releases, for the states `other_root`
     make campaign BUDGET=60              # minutes; goes on where it was stopped
-    make campaign-faults BUDGET=30
+    make campaign-faults BUDGET=60       # ends when all was tried
+    make campaign-kernels                # for "Kernels"
     make campaign CAMPAIGN="--cycles 1000"
     make campaign CAMPAIGN=--beside      # for "Beside gdb", on a calm machine
     make campaign CAMPAIGN="--report --output docs/reliability.md"
@@ -489,11 +491,13 @@ values in integer, float and vector registers and a heartbeat. A target lives fo
 hundred sessions and is compared from outside with what it was before the first: descriptors,
 threads, signal masks, code, and our names; at its end, where targets of that state move none of
 themselves, all its mappings. It is *harmed* when it died, computed another value, lost a signal, saw an
-EINTR, no longer answers, or has something of ours in it at the end. A session *failed*
+EINTR, no longer answers, or has something of ours in it at the end; but for what is said below of launchers
+that were killed, and of `framehook_toggles`. A session *failed*
 when it ended with an exit code that its state does not allow, or when something of ours, another
 descriptor, thread or signal mask was seen from outside right after it, whatever it said itself:
 `clean` and `with nothing changed` are looked up here. The last `detach` of each target must find
-nothing to do.
+nothing to do. In `framehook_toggles` another tool comes and goes in the eval-frame slot above ours, which it may
+call for as long as it is there: two inert pages may stay, and nothing else, and each session says so (exit 10).
 
 A session is one of: inject and detach after 5 to 30 ms; the same with `--lines`; SIGKILL of the
 launcher at a random moment; `detach` from elsewhere; two launchers at once; in the state `ends`, a

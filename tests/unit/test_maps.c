@@ -94,7 +94,8 @@ static const struct {
     {"00400000-1ffffffffffffffff r--p 00000000 fe:00 1 x\n", 0, 1},     /* 65 bits */
     {"-1-5 r--p 0 0:0 0\n", 0, 1},
     {"2000-3000 r--p 0 0:0 0 b\n1000-2000 r--p 0 0:0 0 a\n", 1, 1},     /* not rising */
-    {"2000-3000 r--p 0 0:0 0 b\n2800-4000 r--p 0 0:0 0 a\n", 1, 1},     /* overlapping */
+    {"2000-4000 r--p 0 0:0 0 b\n2800-4000 r--p 0 0:0 0 a\n", 1, 1},     /* in the one before */
+    {"2000-3000 r--p 0 0:0 0 b\n2000-4000 r--p 0 0:0 0 a\n", 2, 0},     /* has grown while it was told */
     {"1000-2000 r--p 0 0:0 0 \\01\n", 1, 0},                            /* half an escape */
     {"1000-2000 r--p 0 0:0 0 \\012\n", 1, 0},
     {"1000-2000 r--p 0 0:0 0 \xff\xfe\x01\n", 1, 0},
@@ -107,6 +108,22 @@ START_TEST(test_hostile)
     ck_assert_uint_eq(m.count, hostile[_i].count);
     ck_assert_uint_eq(m.skipped, hostile[_i].skipped);
     maps_release(&m);
+    maps_release(&m);
+}
+END_TEST
+
+/* Of a mapping that grew between two pieces of the file, what is new is an entry of its own. */
+START_TEST(test_grown)
+{
+    static const char text[] = "1000-3000 r--p 0 0:0 7 a\n1000-6000 r--p 0 0:0 7 a\n7000-8000 r--p 0 0:0 0 b\n";
+    struct maps m;
+    ck_assert_int_eq(maps_parse(&m, text, sizeof(text) - 1), 0);
+    ck_assert_uint_eq(m.count, 3);
+    const struct maps_entry *e = maps_at(&m, 0x5000);
+    ck_assert_ptr_nonnull(e);
+    ck_assert_uint_eq(e->lo, 0x3000);
+    ck_assert_uint_eq(e->hi, 0x6000);
+    ck_assert_uint_eq(e->offset, 0x2000);
     maps_release(&m);
 }
 END_TEST
@@ -185,6 +202,7 @@ int main(void)
     tcase_add_test(t, test_lookup);
     tcase_add_test(t, test_modules);
     tcase_add_loop_test(t, test_hostile, 0, sizeof(hostile) / sizeof(hostile[0]));
+    tcase_add_test(t, test_grown);
     tcase_add_test(t, test_nul_bytes);
     tcase_add_test(t, test_cut_anywhere);
     tcase_add_test(t, test_huge);

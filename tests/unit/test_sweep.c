@@ -88,6 +88,90 @@ static void wait_beside_big_stack(struct thunk *t, int ready)
         pause();
 }
 
+#define POOL (16u << 20)
+
+/* A thread that waits in the upper part of a block, or spins there with `word` in hand. */
+struct on_pool {
+    unsigned char *stack;
+    size_t size;
+    uint64_t word;
+    int ready;
+    bool spins;
+};
+
+static void *stay_on_pool(void *arg)
+{
+    const struct on_pool *p = arg;
+    volatile uint64_t word = p->word;
+    (void)!write(p->ready, "", 1);
+    while (p->spins)
+        ;
+    while (word != 1)
+        pause();
+    return NULL;
+}
+
+static void run_on_pool(struct on_pool *p)
+{
+    pthread_attr_t attr;
+    pthread_t thread;
+    pthread_attr_init(&attr);
+    if (pthread_attr_setstack(&attr, p->stack, p->size) || pthread_create(&thread, &attr, stay_on_pool, p))
+        _exit(1);
+}
+
+static unsigned char *make_pool(void)
+{
+    unsigned char *p = mmap(NULL, POOL, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        _exit(1);
+    return p;
+}
+
+static void pause_for_ever(void)
+{
+    for (;;)
+        pause();
+}
+
+/* What lies in the same mapping as a stack, below it, is no dead part of that. */
+static void keep_below_stack(struct thunk *t, int ready)
+{
+    unsigned char *pool = make_pool();
+    struct on_pool p = {.stack = pool + POOL / 2, .size = POOL / 2, .ready = ready};
+    memcpy(pool, &t->trace_entry, sizeof t->trace_entry);
+    run_on_pool(&p);
+    pause_for_ever();
+}
+
+/* Nor is another stack, whose thread runs. */
+static void keep_on_running_stack(struct thunk *t, int ready)
+{
+    unsigned char *pool = make_pool();
+    int unheard[2];
+    struct on_pool upper = {.stack = pool + POOL / 2, .size = POOL / 2, .ready = ready};
+    if (pipe(unheard))
+        _exit(1);
+    struct on_pool lower = {.stack = pool, .size = POOL / 2, .word = t->trace_entry, .ready = unheard[1], .spins = true};
+    t->flags = THUNK_TRACED;
+    run_on_pool(&lower);
+    char byte;
+    (void)!read(unheard[0], &byte, 1);
+    lower.word = 0;
+    run_on_pool(&upper);
+    pause_for_ever();
+}
+
+/* What is above a stack is data, too, where a stale word on the stack would not count. */
+static void keep_above_stack(struct thunk *t, int ready)
+{
+    unsigned char *pool = make_pool();
+    struct on_pool p = {.stack = pool, .size = POOL / 2, .ready = ready};
+    memcpy(pool + POOL - 8, &t->trace_entry, sizeof t->trace_entry);
+    run_on_pool(&p);
+    pause_for_ever();
+}
+
 static void keep_behind_guard(struct thunk *t, int ready)
 {
     unsigned char *p = mmap(NULL, (BEHIND + 1) * MP_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -148,6 +232,24 @@ START_TEST(test_big_stack)
 }
 END_TEST
 
+START_TEST(test_below_stack)
+{
+    ck_assert_ptr_nonnull(strstr(swept(keep_below_stack), "may still be reached"));
+}
+END_TEST
+
+START_TEST(test_running_stack)
+{
+    ck_assert_ptr_nonnull(strstr(swept(keep_on_running_stack), "may still be reached"));
+}
+END_TEST
+
+START_TEST(test_above_stack)
+{
+    ck_assert_ptr_nonnull(strstr(swept(keep_above_stack), "may still be reached"));
+}
+END_TEST
+
 START_TEST(test_guard)
 {
     const char *text = swept(keep_behind_guard);
@@ -167,6 +269,9 @@ int main(void)
     tcase_add_test(t, test_stack);
     tcase_add_test(t, test_stack_traced);
     tcase_add_test(t, test_big_stack);
+    tcase_add_test(t, test_below_stack);
+    tcase_add_test(t, test_running_stack);
+    tcase_add_test(t, test_above_stack);
     tcase_add_test(t, test_guard);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
