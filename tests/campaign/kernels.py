@@ -388,7 +388,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--series", default="5.10,6.1,6.12")
     parser.add_argument("--deb", action="append", default=[], help="a kernel's package; then --series is not looked at")
-    parser.add_argument("--budget", type=float, default=20, help="minutes for each kernel")
+    parser.add_argument("--budget", type=float, default=30, help="minutes for each kernel")
     parser.add_argument("--python", default=PYTHONS, help="interpreters, as the live tests name them")
     parser.add_argument("--accel", choices=sorted(SLOW), default=default_accel())
     parser.add_argument("--only", default="", help="parts of guest/main.py beside the probes: selftest, states, tests, or a state's or a test's name")

@@ -9,6 +9,7 @@ kernels.py, on its kernel; a JSON row a line goes to the second serial port.
 
 An emulated machine is slow: `slow` stretches every deadline (harness.PATIENCE), and what
 comes first in the lists below is what must be seen; the time ends the lists, not a test."""
+import itertools
 import json
 import os
 import shutil
@@ -36,9 +37,10 @@ import table
 
 PORT = "/dev/ttyS1"
 SELFTESTS = 3     # sessions of each interpreter and target
-LAP_SESSIONS, LAP_SECONDS = 8, 60
+LAP_SESSIONS, LAP_SECONDS = 5, 60
 CORE = ("select", "epoll", "sleep", "read", "event", "fib", "malloc_2", "threads", "sigalrm", "queued", "fork", "registers",
-        "raw_epoll", "raw_poll", "raw_nanosleep", "raw_recv", "raw_semop", "raw_sigtimedwait", "raw_futex",
+        "raw_epoll", "raw_poll", "raw_nanosleep", "raw_recv", "raw_semop", "raw_semtimedop", "raw_sigtimedwait", "raw_futex",
+        "raw_accept", "raw_connect", "raw_send", "raw_wait4", "raw_flock", "raw_sigsuspend", "raw_io_getevents", "spawn_vfork",
         "malloc_1", "malloc_1_one_arena", "thread_churn", "small_stack", "alloc", "sigprof", "fork_thread", "multiprocessing",
         "recursion", "deep", "imports", "leader_gone", "stopped", "seccomp_service", "seccomp_no_open", "dumpable_0", "setuid_worker",
         "namespaces", "user_namespace", "hidepid", "asyncio", "traced", "tracemalloc")
@@ -127,9 +129,9 @@ class Guest:
         """Each state on one interpreter; another turn, another interpreter."""
         known = {state.name: state for state in table.STATES}
         for number, name in enumerate(CORE):
-            if self.wanted("states", name) and not self.time_is_up():
+            if self.wanted("states", name):
                 interpreter = self.interpreters[(number + turn) % len(self.interpreters)]
-                self.lap(turn * len(CORE) + number, known[name], interpreter)
+                yield lambda: self.lap(turn * len(CORE) + number, known[name], interpreter)
 
     def lap(self, number, state, interpreter):
         one = lap.Lap(number, state, interpreter, self.binary, os.path.join(self.build, "campaign"), self.folder,
@@ -140,8 +142,8 @@ class Guest:
     def tests(self, turn):
         """All on one interpreter."""
         for name, function in [case for module in TESTS for case in module.tests(False)]:
-            if self.wanted("tests", name) and not self.time_is_up():
-                self.test(self.interpreters[turn], name, function)
+            if self.wanted("tests", name):
+                yield lambda: self.test(self.interpreters[turn], name, function)
 
     def test(self, interpreter, name, function):
         tally = Tally()
@@ -156,8 +158,10 @@ class Guest:
         if self.wanted("selftest"):
             self.selftest()
         for turn in range(len(self.interpreters)):
-            self.states(turn)
-            self.tests(turn)
+            for deeds in itertools.zip_longest(self.states(turn), self.tests(turn)):
+                for deed in deeds:
+                    if deed and not self.time_is_up():
+                        deed()
         self.port.send({"t": "done", "left": round(self.deadline - time.monotonic())})
 
 
