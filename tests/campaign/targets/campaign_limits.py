@@ -93,7 +93,7 @@ class ModeStrict(work.State):
     def quiet(self):
         """What comes after asks for nothing of the kernel's, not even for the pid; nor for the time, for which
         the processor's own clock is taken away (PR_TSC_SIGSEGV), and which some first uses of a name look at."""
-        json.dumps(dict(work.account.as_dict(), paused=True, none=None), sort_keys=True)
+        json.dumps([dict(work.account.as_dict()), True, False, None, [], {}, [1], {"": 1.5}], sort_keys=True)
         self.make_room()
         gc.disable()
         work.pid = os.getpid()
