@@ -280,13 +280,15 @@ def tell_cycles(book):
         return
     yield "## Many sessions in one target"
     yield ""
-    yield "RSS and mappings of one target (`fib`) before its first session, after it, and after the last (`make campaign CAMPAIGN=\"--cycles 1000\"`). " \
-        "What differs between the last two, but for RSS, is a harm."
+    yield "RSS (from smaps_rollup, page by page) and mappings of one target before its first session, after it and one with `--lines`, " \
+        "and after the last of as many that take turns (`make campaign CAMPAIGN=\"--cycles 1000\"`). A harm is what differs between the last two, and " \
+        "RSS that grew by more than %d KiB." % (book.cycles[0]["rss_room"] >> 10)
     yield ""
-    yield from head("python", "sessions", "KiB before", "after the first", "after the last", "mappings before", "after the first", "after the last", "harms")
-    for row in book.cycles:
+    yield from head("state", "python", "sessions", "KiB before", "after the first two", "after the last", "mappings before", "after the first two",
+                    "after the last", "harms")
+    for row in sorted(book.cycles, key=lambda row: (row["state"], row["python"])):
         sizes = [row.get(at, {}) for at in ("before", "first", "last")]
-        yield line(row["python"], row["sessions"], *["%d" % (s["rss"] >> 10) if s else "" for s in sizes],
+        yield line(row["state"], row["python"], row["sessions"], *["%d" % (s["rss"] >> 10) if s else "" for s in sizes],
                    *[s.get("maps", "") for s in sizes], len(row["harms"]) or "")
     yield ""
 

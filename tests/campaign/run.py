@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""run.py [--budget MINUTES] [--only STATE,...] [--python NAME,...] [--faults] [--report]
+"""run.py [--budget MINUTES] [--only STATE,...] [--python NAME,...] [--faults | --beside | --cycles N | --report]
 [--jobs N] [--count N] [--slice [-k PATTERN]]: the campaign. BUILD names the folder of the binary.
 
 Puts targets into every state of table.py, on every interpreter found, and injects them
@@ -376,7 +376,7 @@ def parse():
     parser.add_argument("--count", type=int, default=0, help="sessions of a long lap")
     parser.add_argument("--faults", action="store_true", help="the fault points instead of the states (make campaign-faults)")
     parser.add_argument("--beside", action="store_true", help="only the pause, side by side with gdb's")
-    parser.add_argument("--cycles", type=int, default=0, help="only so many sessions in one target of each interpreter")
+    parser.add_argument("--cycles", type=int, default=0, help="only so many sessions in one target, for some states and each interpreter")
     parser.add_argument("--slice", action="store_true", help="each state once")
     parser.add_argument("-k", dest="pattern", default="", help="of the slice: only those whose name contains this")
     parser.add_argument("--report", action="store_true", help="only write the page")

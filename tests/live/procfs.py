@@ -28,7 +28,8 @@ def state(pid):
 
 
 def rss_bytes(pid):
-    return int(read(pid, "statm").split()[1]) * 4096
+    """Page by page; statm has counters, which each CPU brings up to date in batches."""
+    return int(re.search(r"^Rss: +(\d+) kB$", read(pid, "smaps_rollup"), re.M).group(1)) << 10
 
 
 OBJECT_ARENAS = (256 << 10, 1 << 20)
