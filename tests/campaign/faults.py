@@ -34,6 +34,7 @@ WAYS = (  # (way, state, what the interpreter must be): the points of each are d
     ("governed", "fib", lambda i: True),  # GOVERN
     ("lossy", "fib", lambda i: True),  # LOST
     ("output", "registers", lambda i: True),
+    ("output", "fib", lambda i: True),
 )
 REQUESTS = {0x4200: "setoptions", 0x4201: "geteventmsg", 0x4204: "getregset", 0x4206: "seize", 0x4207: "interrupt", 0x4209: "peeksiginfo",
             0x420a: "getsigmask", 0x420b: "setsigmask", 0x420f: "get_rseq", 7: "cont", 12: "getregs", 13: "setregs", 17: "detach", 24: "syscall"}

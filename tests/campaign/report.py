@@ -376,11 +376,14 @@ def tell_skips(book):
 
 
 def tell_stopped(book):
-    rows = [row for row in book.faults if row["action"] == "stopped" and row.get("gap_ns") is not None]
-    if not rows:
+    rows = [row for row in book.faults if row["action"] == "stopped" and row["point"] == "output"]
+    gaps = [row for row in rows if row.get("gap_ns") is not None]
+    if not gaps:
         return ""
-    return " What the stopped launchers' sessions lost, counted: %s records; the longest gap was %s ms, without a session %s ms." % (
-        ", ".join(str(row["lost"]) for row in rows[:TOLD]), ms(max(row["gap_ns"] for row in rows)), ms(max(row["noise_ns"] for row in rows)))
+    lost = sorted(row["lost"] for row in rows if row.get("lost") is not None and row not in gaps)
+    text = " The longest gap was %s ms, without a session %s ms." % (ms(max(row["gap_ns"] for row in gaps)), ms(max(row["noise_ns"] for row in gaps)))
+    return text + (" In `fib`, which calls more than there is room for, such a session must have lost records, and says how many: "
+                   "from %d to %d." % (lost[0], lost[-1]) if lost else "")
 
 
 def passages(book):
