@@ -285,7 +285,9 @@ STATES += [
     State("framehook_toggles", "with other tools", above=True),
     State("asyncio", "with other tools"), State("asyncio_forever", "with other tools"),
     State("uvloop", "with other tools", pythons="venv"), State("gevent", "with other tools", pythons="venv"),
-    State("debugpy", "with other tools", codes=(0, 6), pythons="venv", env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"}), State("numpy", "with other tools", pythons="venv"),
+    State("debugpy", "with other tools", codes=(0, 6), pythons="venv", env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"}),
+    State("debugpy_attached", "with other tools", codes=(0, 6), pythons="venv", env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"}),
+    State("numpy", "with other tools", pythons="venv"),
     State("gunicorn", "with other tools", pythons="venv", worker=True), State("celery", "with other tools", pythons="venv", worker=True),
     State("venv_covered", "with other tools", "covered", codes=(0, 6), pythons="venv"),
 ]

@@ -3,6 +3,7 @@ package is not installed."""
 import asyncio
 import importlib
 import os
+import subprocess
 import sys
 import tracemalloc
 
@@ -124,8 +125,23 @@ def debugged(base):
             if missing("debugpy"):
                 return missing("debugpy")
             import debugpy
-            debugpy.listen(("127.0.0.1", 0))
+            self.address = debugpy.listen(("127.0.0.1", 0))
     return Debugpy
+
+
+def debugged_indeed(base):
+    class DebugpyAttached(debugged(base)):
+        """A debugger has come, and watches a line of ours."""
+
+        def setup(self, control):
+            why = super().setup(control)
+            if why:
+                return why
+            import debugpy
+            client = os.path.join(os.path.dirname(os.path.abspath(__file__)), "debugger.py")
+            subprocess.Popen([sys.executable, client, str(self.address[1]), work.__file__], stdin=subprocess.DEVNULL)
+            debugpy.wait_for_client()
+    return DebugpyAttached
 
 
 def numeric(base):
@@ -145,4 +161,4 @@ def numeric(base):
 def states(base):
     return {"uvloop": Uvloop, "gevent": Gevent, "tracemalloc": traced_memory(base), "framehook": frame_hook(base),
             "framehook_toggles": frame_hook_toggles(base),
-            "debugpy": debugged(base), "numpy": numeric(base)}
+            "debugpy": debugged(base), "debugpy_attached": debugged_indeed(base), "numpy": numeric(base)}
