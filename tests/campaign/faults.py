@@ -33,6 +33,8 @@ WAYS = (  # (way, state, what the interpreter must be): the points of each are d
     ("refused", "traced", lambda i: i.version < (3, 12)),  # the trace function is a debugger's: FAILED
     ("governed", "fib", lambda i: True),  # GOVERN
     ("lossy", "fib", lambda i: True),  # LOST
+    ("late", "fib", lambda i: True),
+    ("undone", "fib", lambda i: True),
     ("output", "registers", lambda i: True),
     ("output", "fib", lambda i: True),
 )
@@ -45,7 +47,7 @@ STOP_SECONDS = 0.3   # for a stop in the midst of an injection, when a thread of
 DURATION = "30ms"    # of a session
 ONCE = ("lone_busy",)  # states that a session ends for good: each point has a target of its own
 OPTIONS = {"inject": (), "lines": ("--lines",), "refused": ("--lines",), "governed": ("--max-overhead", "0.01"),
-           "lossy": ("--depth", "0", "--max-overhead", "0")}  # of `inject`, by the way
+           "lossy": ("--depth", "0", "--max-overhead", "0"), "late": (), "undone": ()}  # of `inject`, by the way
 GOVERNED = "500ms"   # of a session: the governor's first windows are of 100 ms
 LAP_SECONDS = 60     # of a way; then it is another's turn
 SELF = ("exit", "exec", "crash")
@@ -58,7 +60,12 @@ UNUSED = "ptrace-24#1:kill"  # after the thread was told to map a region, before
 SLICES = [collections.namedtuple("Slice", "name costly")(name, False) for name in ("fault points", "faults of the output")]
 
 Point = collections.namedtuple("Point", "name kind n action")
-SLOW_READER = Point("got", 7, 1, "doze")  # `lossy`: at the first records, for half a second; a ring is full by then
+FIRST = {  # by the way: a fault that each of its sessions has, and is to survive
+    "lossy": Point("got", 7, 1, "doze"),  # at the first records, for half a second; a ring is full by then
+    "late": Point("late", 0, 1, "fail"),  # a call in the target does not end in time
+    "undone": Point("ptrace", 24, 3, "fail"),  # the loader's thread can't be made
+}
+SECOND = {"late": ("late", 1), "undone": ("undone", 0)}  # the point that is passed after it, and never without
 
 
 def spell(point):
@@ -149,8 +156,8 @@ class FaultLap(lap.Lap):
             yield launcher
 
     def environment(self, **more):
-        if self.way == "lossy":
-            more["MEMPULSE_FAULT"] = ",".join(filter(None, (more.get("MEMPULSE_FAULT"), spec(SLOW_READER))))
+        if self.way in FIRST:
+            more["MEMPULSE_FAULT"] = ",".join(filter(None, (more.get("MEMPULSE_FAULT"), spec(FIRST[self.way]))))
         return dict(os.environ, **more)
 
     def list_points(self):
@@ -168,16 +175,18 @@ class FaultLap(lap.Lap):
         return [(name, int(kind), int(n)) for name, kind, n in rows]
 
     def unharmed(self):
-        return (6,) if self.way == "refused" else UNHARMED
+        return {"refused": (6,), "undone": (9,)}.get(self.way, UNHARMED)
 
     def plan(self):
         found = []
         for name, kind, n in self.list_points():
+            if SECOND.get(self.way, (name, kind)) != (name, kind):
+                continue
             self.passed[name, kind] = max(self.passed[name, kind], n)
             if name == "malloc":
                 at = sorted({max(1, n * k // ALLOCATIONS) for k in range(ALLOCATIONS + 1)})
                 found += [Point(name, kind, "%d%s" % (k, more), "enomem") for k in at for more in ("", "+")]
-            elif n <= REPEATED and (self.way != "lossy" or (name, kind, n) != SLOW_READER[:3]):
+            elif n <= REPEATED and (self.way not in FIRST or (name, kind, n) != FIRST[self.way][:3]):
                 found += [Point(name, kind, n, action) for action in ("kill", "fail", "stop", "slay", "bury") + SELF]
         self.random.shuffle(found)
         return found
@@ -214,13 +223,13 @@ class FaultLap(lap.Lap):
                             MEMPULSE_FAULT_FIRED=self.fired)
 
     def has_fired(self, point):
-        """That is told when it comes true; so is the slow reader."""
+        """That is told when it comes true; so is the way's own fault."""
         try:
             with open(self.fired) as file:
                 told = [line.strip() for line in file]
         except OSError:
             return False
-        return any(spec(SLOW_READER) != line + ":doze" for line in told) if self.way == "lossy" else bool(told)
+        return any(self.way not in FIRST or not spec(FIRST[self.way]).startswith(line + ":") for line in told)
 
     def told(self, point):
         return spell(point) if self.way == "inject" else "%s: %s" % (self.way, spell(point))

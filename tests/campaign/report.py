@@ -426,7 +426,7 @@ def tell_faults(book):
         "(by itself, within the lease; `swept`, by `detach`, may only be what nobody runs in), and the next injection works; what was executed " \
         "lives on, untraced, with nothing of ours. Before a colon stands the way: `detach` of an agent at work, `sweep` of a region that a dead " \
         "launcher left, `cure` of a fork's child, `lines`, `refused` (a debugger has the trace function), `governed` (to 0.01%), `lossy` (a reader that is " \
-        "slow for half a second); else it is `inject`, in states of all kinds. Passages are those of the session that passes the point most often, " \
+        "slow for half a second), `late` (a call in the target was late), `undone` (a step failed, and what was done is taken back); else it is `inject`, in states of all kinds. Passages are those of the session that passes the point most often, " \
         "as its own list has them; fired and not reached (a passage that depends on chance) are sessions, those of all interpreters together, and " \
         "untried is how many of the passages there was no time for, on any of them."
     yield ""
