@@ -125,6 +125,7 @@ def debugged(base):
             if missing("debugpy"):
                 return missing("debugpy")
             import debugpy
+            debugpy.configure(subProcess=False)  # the debugger itself is none of its targets
             self.address = debugpy.listen(("127.0.0.1", 0))
     return Debugpy
 

@@ -1,6 +1,6 @@
 """debugger.py PORT FILE: a debugger that comes to the debugpy which listens there, over the Debug
 Adapter Protocol (https://microsoft.github.io/debug-adapter-protocol/), sets a breakpoint in
-FILE's last line that stops nothing, and then only listens, to the end."""
+FILE's last line that stops nothing, and then only listens, to its end."""
 import itertools
 import json
 import socket
@@ -35,3 +35,5 @@ for message in messages():
     if message.get("event") == "initialized":
         request("setBreakpoints", source={"path": sys.argv[2]}, breakpoints=[{"line": last, "condition": "False"}])
         request("configurationDone")
+    if message.get("event") == "terminated":  # the adapter goes when nobody is connected
+        break
