@@ -68,6 +68,14 @@ def statm(kernel):
     return "%d%s" % (worst(kernel, "statm_error_pages"), ", made exact in %d of %d sessions" % (synced, len(kernel.selftests)) if synced else "")
 
 
+def rollup(kernel):
+    """In how many sessions it was read; none is where a reading would hold a target for too long, as on an emulated CPU."""
+    total = len(kernel.selftests)
+    counts = collections.Counter("read" if row["selftest"]["rollup"] else "too slow" if row["selftest"].get("rollup_long") else "unreadable"
+                                 for row in kernel.selftests)
+    return ", ".join("%s in %d of %d sessions" % (how, count, total) for how, count in sorted(counts.items()))
+
+
 def probe_lines(kernels, line, head):
     yield from head("probe", *[kernel.release for kernel in kernels])
     for probe, who, title in PROBES:
@@ -76,7 +84,7 @@ def probe_lines(kernels, line, head):
     for title, spell in (
             ("self-test: statm, pages", statm),
             ("self-test: faults, pages", lambda k: worst(k, "minflt_error_pages")),
-            ("self-test: smaps_rollup", lambda k: "read" if k.selftests and all(r["selftest"]["rollup"] for r in k.selftests) else "not read"),
+            ("self-test: smaps_rollup", rollup),
             ("self-test: sessions", lambda k: len(k.selftests))):
         yield line(title, *[spell(kernel) if kernel.selftests else "" for kernel in kernels])
     yield ""
