@@ -306,7 +306,8 @@ class FaultLap(lap.Lap):
         if wrong:
             row["failure"] = ("%s: %s" % (spec(point), "; ".join(wrong)))[:lap.TEXT_KEPT]
         self.look(row)
-        self.count_eintr(row)
+        # Of a thread that lives the kernel refuses neither registers nor pending signals: without, nobody can tell a wait that is to go on.
+        self.count_eintr(row, point.name == "ptrace" and point.action == "fail")
         return row
 
     def leave_child(self):
@@ -314,8 +315,8 @@ class FaultLap(lap.Lap):
         child, self.child, wrong = self.child, None, []
         if child and procfs.alive(child):
             result = harness.run(self.binary, "detach", "-p", child, "--wait", "5s")
-            wrong += ["left in the child: " + line for line in procfs.ours(child)]
             wrong += ["the child: detach says %d %s" % (result.code, result.err)] * (result.code != 0)
+            wrong += ["left in the child: " + line for line in procfs.ours(child)]
             os.kill(child, signal.SIGKILL)
         elif child:
             wrong.append("the child is dead")

@@ -292,12 +292,13 @@ class Lap:
         if seen and "failure" not in row:
             row["failure"] = "seen after it: " + "; ".join(seen)[:TEXT_KEPT]
 
-    def count_eintr(self, row):
-        """A launcher that was killed while it held a wait can't put that back: one EINTR. None other is forgiven."""
+    def count_eintr(self, row, excused=False):
+        """A launcher that was killed while it held a wait can't put that back: one EINTR. None other is forgiven, but
+        where ptrace itself was refused."""
         if not self.state.eintr:
             return
         seen = self.target.ask("ping")["eintr"]
-        if seen > self.eintr + (row["code"] == -signal.SIGKILL):
+        if seen > self.eintr + (excused or row["code"] == -signal.SIGKILL):
             row.setdefault("failure", "%d EINTRs reached the target" % (seen - self.eintr))
         else:
             self.forgiven += seen - self.eintr

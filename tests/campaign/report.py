@@ -207,8 +207,10 @@ def tell_total(book):
         "the target that lived longest saw %d sessions." % t.longest
     yield ""
     if book.faults:
-        yield "The sessions under \"Faults\" are not among them: %d, of which %d failed; %d targets harmed." % (
-            len(book.faults), sum("failure" in row for row in book.faults), book.fault_laps.harmed)
+        yield "The sessions under \"Faults\" are not among them: %d, of which %d failed; %d targets harmed. Their targets saw %d EINTRs, " \
+            "one at most in a session, and only where the launcher was killed or ptrace itself was made to fail: of a thread that lives the kernel refuses neither " \
+            "its registers nor its pending signals, without which nobody can tell that its wait is to go on." % (
+                len(book.faults), sum("failure" in row for row in book.faults), book.fault_laps.harmed, book.fault_laps.eintr)
         yield ""
     if t.killed:
         yield "After a SIGKILL what runs in the target leaves by itself: within p50 %s ms, p99 %s ms, at most %s ms; " % tuple(three(t.leases, ms)) + \
