@@ -67,7 +67,7 @@ int residue_detach(const struct talk *t, pid_t pid, struct inject_agent *a, uint
             cmd_touched(pid, f);
             return n;
         }
-        if (n == 0)
+        if (n == 0 || (n > 0 && !now.alive && now.control.state < MP_STATE_GONE)) /* what a fork has copied waits for nobody */
             return 0;
         if (n < 0 && clock_mono_ns() >= deadline) {
             *f = look;

@@ -2,6 +2,7 @@
 build with fault points (make FAULTS=1, src/base/fault.h); the campaign's fault table does
 this at every step."""
 import ctypes
+import fcntl
 import os
 import re
 import signal
@@ -25,6 +26,8 @@ ENDS = bytes.fromhex("b83c00000031ff0f05")  # exit(0)
 ENDED_LOOKS = 3  # of 2 ms, of which a search for the cause has some 50
 DOZE = 0.5
 NOBODY = 65534
+PIDFD_OPEN, PIDFD_GETFD = 434, 438
+libc = ctypes.CDLL(None, use_errno=True)
 CIRCLE = bytes.fromhex("b8270000000f05ebf7")  # getpid, for ever
 UNUSED = "ptrace-24#1:kill"  # leaves a region in which nothing has run
 
@@ -98,6 +101,46 @@ def execs_in_cure(context):
             launcher.signal(signal.SIGCONT)
             result = launcher.result().expect(0)
         check("nothing left behind" in result.out, "%s", result)
+        os.kill(child, signal.SIGKILL)
+        target.check_untouched()
+
+
+def unlock(process, name):
+    """Takes back what another process has locked: the lock belongs to what it has opened, not to it."""
+    pidfd = libc.syscall(PIDFD_OPEN, process.pid, 0)
+    for fd, link in procfs.links(process.pid).items():
+        if link == name:
+            copy = libc.syscall(PIDFD_GETFD, pidfd, fd, 0)
+            check(copy >= 0, "pidfd_getfd(2) fails: %s", os.strerror(ctypes.get_errno()))
+            fcntl.flock(copy, fcntl.LOCK_UN)
+            os.close(copy)
+    os.close(pidfd)
+
+
+def left_in_cure(context):
+    """An agent that was to cure a fork's child leaves because its launcher died, while somebody asks it to. What stays
+    is a fork's copy, which is cured, and not waited for."""
+    with harness.Target(context.python, "kin") as target:
+        with harness.Launcher(context.binary, "inject", "-p", target.pid, "-o", os.devnull) as launcher:
+            launcher.wait_attached()
+            child = target.ask("fork")["child"]
+            launcher.signal(signal.SIGINT)
+            launcher.result()
+
+        def detach(fault):
+            return harness.Launcher(harness.faulty(), "detach", "-p", child, env=dict(os.environ, MEMPULSE_FAULT=fault))
+
+        with detach("got-1#1:stop") as first:  # the agent has said hello
+            procfs.wait_until(lambda: procfs.state(first.process.pid) == "T", harness.PATIENCE, "the first one stops")
+            unlock(first.process, "/proc/%d/mem" % child)
+            with detach("leave-0#1:stop") as second:  # and is about to be told
+                procfs.wait_until(lambda: procfs.state(second.process.pid) == "T", harness.PATIENCE, "the second one stops")
+                first.signal(signal.SIGKILL)
+                procfs.wait_until(lambda: len(procfs.tasks(child)) == 1, harness.PATIENCE, "the agent leaves")
+                check(procfs.ours(child), "it took the copy with it")
+                second.signal(signal.SIGCONT)
+                result = second.result().expect(0)
+        check("nothing left behind" in result.out and not procfs.ours(child), "%s", result)
         os.kill(child, signal.SIGKILL)
         target.check_untouched()
 
@@ -339,6 +382,7 @@ def tests(short):
         yield "step: the launcher is stopped", stopped
         yield "step: the target execs", execs
         yield "step: the target execs when it is to be cured", execs_in_cure
+        yield "step: an agent that is asked to leave has left copies", left_in_cure
         yield "step: the thread that could not be cleaned ends", left_by_thread
         yield "step: the region's place is used", displaced_region
         yield "step: malloc has one arena", one_arena
