@@ -1,8 +1,8 @@
 """How sessions begin and end: many in a row, a launcher that dies, a target that
 ends, a second launcher, a frame that does not return. On every interpreter."""
 import os
-import shutil
 import re
+import shutil
 import signal
 import subprocess
 
