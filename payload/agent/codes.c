@@ -16,6 +16,7 @@
 #define SLOTS_MIN 1024u
 #define SLOTS_MAX 65536u
 #define BUCKETS 4096u
+#define MODULE_LOOKS 256u /* entries of a function's globals, of which __name__ is as a rule the first */
 
 #define CO_GENERATOR 0x20 /* Include/code.h: the same in 3.6 - 3.13 */
 #define CO_COROUTINE 0x80
@@ -96,24 +97,20 @@ static bool slots_grow(void)
     return true;
 }
 
-/* frame globals' __name__. PyDict_GetItem with a str key allocates nothing, and runs code of the
- * target's only for keys of a subclass of str, which compare as they like; the
- * exception that may be set (generator.throw) is put aside, since up to 3.9 it
- * would be cleared on some paths. */
+/* Frame globals' __name__, which a module's dictionary begins with. The entries are looked at, and not
+ * looked up: that runs code of the target's where a key is of a subclass of str, which may
+ * call functions, or give the GIL away and be gone for as long as it likes. */
 static size_t module_name(void *globals, bool *cut)
 {
-    struct py_error e;
-    PyObj *name;
-    size_t n = 0;
+    PyObj *key, *value;
+    int64_t at = 0;
 
     if (!globals || !g.str_name)
         return 0;
-    py_error_save(&e);
-    name = PY(PyDict_GetItem, PyObj *(*)(PyObj *, PyObj *))(globals, g.str_name);
-    if (name && py_type(name) == PY_STR_TYPE)
-        n = py_str_copy(name, module_buf, sizeof(module_buf), false, cut);
-    py_error_restore(&e);
-    return n;
+    for (unsigned n = 0; n < MODULE_LOOKS && PY(PyDict_Next, int (*)(PyObj *, int64_t *, PyObj **, PyObj **))(globals, &at, &key, &value); n++)
+        if (key == g.str_name)
+            return py_type(value) == PY_STR_TYPE ? py_str_copy(value, module_buf, sizeof(module_buf), false, cut) : 0;
+    return 0;
 }
 
 static uint64_t hash_bytes(uint64_t h, const char *s, size_t n)

@@ -785,11 +785,12 @@ void thunk_uninstall(void)
     if (!page)
         return;
     thunk_inert();
-    lines_lower(page);
     if (!leave_chain())
         mp_control_block.residue |= MP_RESIDUE_CHAINED;
-    if (lines_cure(page->trace_entry) && !page->inflight)
-        thunk_traced(); /* somebody put it there, and that thread may be about to call it */
+    lines_lower(page); /* others may have the GIL meanwhile, and change the slot: it is not ours any more */
+    /* Somebody put it there, and that thread may be about to call it. But for calls that are copies of the parent's. */
+    if (lines_cure(page->trace_entry) && (page->owner_pid == g.pid || !page->inflight))
+        thunk_traced();
     if (page->inflight)
         mp_control_block.residue |= MP_RESIDUE_THUNK;
     else

@@ -27,6 +27,7 @@ struct layout {
     uint16_t ts_gilstate; /* gilstate_counter; up to 3.11, verified by gil.c */
     uint16_t cframe_frame;
     uint16_t interp_eval; /* 3.6-3.8: PyInterpreterState.eval_frame as expected; verified */
+    uint16_t possible;    /* ceval.tracing_possible as expected: 3.7 and 3.8 in _PyRuntime, 3.9 in PyInterpreterState; verified */
 };
 
 #define TS_INTERP 16 /* PyThreadState.interp, 3.6 to 3.13 */

@@ -38,6 +38,7 @@ static struct armed_code {
 } *codes; /* 3.12+: with LINE events; open addressing */
 static uint32_t ncodes, codes_used;
 static uint64_t trace_entry; /* 0: not armed */
+static int32_t *possible;    /* up to 3.9: tracing_possible itself; NULL where it is not known */
 static volatile uint32_t busy, busy_told;
 
 bool lines_busy_news(void)
@@ -263,17 +264,38 @@ static void set_tracefunc(char *ts, uint64_t f)
     update_use_tracing(ts);
 }
 
+/* A PyEval_SetTrace of somebody's took our function, which is not counted, for one that is: it
+ * replaced it (up), or put it back. tracing_possible is set right at once, for where it is 0 nobody's lines
+ * are told. From 3.8 on PyEval_SetTrace may run audit hooks: where that is the only way, it is
+ * done at the end. ts: the running thread's. */
+static void recount(char *ts, bool up)
+{
+    uint64_t now = FIELD(uint64_t, ts, g.layout.ts_tracefunc);
+
+    if (g.minor > 9)
+        return;
+    if (possible) {
+        *possible += up ? 1 : -1;
+    } else if (g.minor > 7) {
+        thunk_page()->raised += up ? -1 : 1;
+    } else {
+        set_tracefunc(ts, up ? 0 : trace_entry);
+        PY(PyEval_SetTrace, void (*)(uint64_t, void *))(up ? trace_entry : 0, FIELD(void *, ts, g.layout.ts_traceobj));
+        set_tracefunc(ts, now);
+    }
+}
+
 /* Arms or disarms the running thread. Someone else's function stays. */
 static void arm(struct thread *th, char *ts, bool on)
 {
     uint64_t now = FIELD(uint64_t, ts, g.layout.ts_tracefunc);
 
     if (th->armed && now != trace_entry) { /* a settrace call replaced ours */
-        thunk_page()->raised--;
+        recount(ts, true);
         thunk_traced();
         th->armed = false;
     } else if (!th->armed && now && now == trace_entry) { /* and put it back */
-        thunk_page()->raised++;
+        recount(ts, false);
         thunk_traced();
         th->armed = true;
     }
@@ -361,10 +383,18 @@ static int set_own_trace(char *ts, uint64_t f)
     return FIELD(uint64_t, ts, g.layout.ts_tracefunc) == f || !PY(PyErr_Occurred, void *(*)(void))() ? 0 : -1;
 }
 
+static int32_t *possible_expected(void)
+{
+    uint64_t base = g.minor == 9 ? (uint64_t)(uintptr_t)g.interp : g.sym[MP_SYM__PyRuntime];
+
+    return g.layout.possible && base ? &FIELD(int32_t, base, g.layout.possible) : NULL;
+}
+
 static int trace_install(void)
 {
     uint64_t entry = thunk_page()->trace_entry;
     char *ts = py_tstate(), text[160];
+    int32_t *word = possible_expected(), before = word ? *word : 0;
 
     if (g.slots_before.trace_threads)
         return fail_set(MP_FAIL_TRACER, 0, "a debugger or coverage tool holds the trace slot", NULL);
@@ -376,6 +406,7 @@ static int trace_install(void)
         set_own_trace(ts, 0);
         return fail_set(MP_FAIL_LAYOUT, 0, "c_tracefunc is not where it should be", NULL);
     }
+    possible = word && before >= 0 && *word == before + 1 ? word : NULL;
     set_tracefunc(ts, 0); /* behind its back: tracing_possible stays raised */
     thunk_page()->raised++;
     thunk_page()->trace = (uint64_t)(uintptr_t)on_trace;
@@ -383,15 +414,28 @@ static int trace_install(void)
     return 0;
 }
 
-/* tracing_possible counts threads, and is known to PyEval_SetTrace alone. Install has added one.
- * Who took our function for a user's and replaced it has subtracted one that was never added, and
- * added it again when he put ours back. On the agent's own thread; a forked child has the parent's
- * count. */
+/* How many threads have a trace function, counted or not. */
+static int32_t tracers(void)
+{
+    void *ts = PY(PyInterpreterState_ThreadHead, void *(*)(void *))(g.interp);
+    int32_t n = 0;
+
+    for (; ts; ts = PY(PyThreadState_Next, void *(*)(void *))(ts))
+        n += FIELD(uint64_t, ts, g.layout.ts_tracefunc) != 0;
+    return n;
+}
+
+/* tracing_possible counts threads. Install has added one; what others have added and subtracted for
+ * our function is in the account, too, where it was not set right at once. It is never lowered below
+ * what the threads need: too much costs them a look, with too little they are told of no line.
+ * On the agent's own thread; a forked child has the parent's count. */
 void lines_lower(struct thunk *t)
 {
     char *own = py_tstate();
 
     for (; t->raised && g.minor <= 9; t->raised += t->raised < 0 ? 1 : -1) {
+        if (possible && t->raised > 0 && *possible <= tracers())
+            continue;
         set_tracefunc(own, t->raised > 0 ? t->trace_entry : 0);
         set_own_trace(own, t->raised > 0 ? 0 : t->trace_entry);
         set_tracefunc(own, 0);
@@ -440,7 +484,8 @@ void lines_pause(void)
 
     if (found != armed)
         thunk_traced();
-    thunk_page()->raised += (int64_t)found - armed;
+    for (; found != armed; found += found < armed ? 1 : -1)
+        recount(py_tstate(), found < armed);
 }
 
 static void trace_uninstall(void)
@@ -454,6 +499,7 @@ static void trace_uninstall(void)
 int lines_install(void)
 {
     trace_entry = 0;
+    possible = NULL;
     nseen = SEEN_MIN;
     seen_used = ncodes = codes_used = busy = busy_told = 0;
     seen = mem_map(nseen * sizeof(*seen), true);

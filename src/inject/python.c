@@ -59,6 +59,7 @@ static const struct {
     {MP_SYM_PyCode_Addr2Line, 6, 13},
     {MP_SYM_PyObject_GetAttr, 6, 13},
     {MP_SYM_PyDict_GetItem, 6, 13},
+    {MP_SYM_PyDict_Next, 6, 13},
     {MP_SYM_PyImport_GetModuleDict, 13, 13},
     {MP_SYM_PyLong_FromLong, 6, 13},
     {MP_SYM_PyLong_AsLong, 6, 13},

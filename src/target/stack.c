@@ -12,6 +12,7 @@
 #define STACK_WORDS 4096u            /* at a time */
 #define STACK_DESCRIPTOR_WORDS 512u  /* of which some 290 are in use */
 #define STACK_TOP_MAX (64u << 10)    /* bytes from the descriptor to the stack's end */
+#define STACK_TRIES 256u             /* words that point to themselves, and are no descriptor */
 #define STACK_LOWEST (64u << 10)     /* no address is below it: a number */
 
 /* Whether a thread's descriptor is at `at`, of a stack that holds sp. */
@@ -25,7 +26,7 @@ static bool stack_described(pid_t pid, raddr_t at, raddr_t sp, raddr_t end, stru
     for (size_t i = 3; i + 1 < n; i++) {
         uint64_t lo = d[i], size = d[i + 1];
         if (lo >= STACK_LOWEST && lo <= sp && size > at - lo && size - (at - lo) <= STACK_TOP_MAX && size <= end - lo) {
-            *ret = (struct stack){lo, lo + size};
+            *ret = (struct stack){(lo + 7) & ~(raddr_t)7, at};
             return true;
         }
     }
@@ -36,15 +37,16 @@ bool stack_find(pid_t pid, raddr_t sp, raddr_t end, struct stack *ret)
 {
     uint64_t word[STACK_WORDS];
     raddr_t at = (sp + 7) & ~(raddr_t)7, last = end;
+    unsigned tries = 0;
     if (end > at && end - at > STACK_LOOK)
         last = at + STACK_LOOK;
     while (at < last) {
         size_t len = last - at < sizeof word ? (size_t)(last - at) : sizeof word;
         ssize_t got = mem_read_some(pid, at, word, len);
         for (size_t i = 0; got > 0 && i < (size_t)got / sizeof *word; i++)
-            if (word[i] == at + i * sizeof *word && stack_described(pid, word[i], sp, end, ret))
+            if (word[i] == at + i * sizeof *word && tries++ < STACK_TRIES && stack_described(pid, word[i], sp, end, ret))
                 return true;
-        if (got != (ssize_t)len)
+        if (got != (ssize_t)len || tries > STACK_TRIES)
             return false;
         at += len;
     }

@@ -575,10 +575,26 @@ def returned_slot(run):
     run.clean(residue=8)
 
 
+@test(before=(3, 12), flags=wire.OPT_LINES, depth=3, root=["debugs"])
+def debugged(run):
+    """A debugger that comes and goes inside traced calls is told of its lines each time, and we of ours."""
+    assert run.first and run.first["result"] == [True] * 4, (run.status, run.first, run.stderr[-600:])
+    assert run.second and run.second["after"] == [[True], False], (run.status, run.second, run.stderr[-600:])
+    assert len([r for r in run.session.lines() if r.name == "idle"]) == 4, [(r.name, r.line) for r in run.session.lines()]
+    run.clean(residue=8)
+
+
+@test(depth=5, root=["compared"])
+def key_waits(run):
+    """A dict's key may compare by code of the target's: the agent does not wait in it for the GIL, and is not gone when that ends."""
+    assert run.first and run.first["result"] == 1, (run.status, run.first, run.stderr[-600:])
+    run.clean()
+
+
 @test(depth=5)
 def key_compares(run):
-    """A dict's key may compare by code of the target's while the agent looks for a module's name."""
-    assert run.first and run.first["result"] > 0, (run.status, run.first, run.stderr[-600:])
+    """A dict's key may compare by code of the target's, and call functions: it is not asked."""
+    assert run.first and run.first["result"] == 0, (run.status, run.first, run.stderr[-600:])
     assert run.session.calls("compared"), [c.name for c in run.session.codes.values()]
     run.clean()
 

@@ -1094,6 +1094,30 @@ def returned_slot_after(agent, before):
     return sys.version_info < (3, 10) and told_of_lines(before)
 
 
+def debugs(times):
+    """Whether a tracer that comes and goes, inside a traced call, is told of lines each time."""
+    told, n = [], len(keep)
+    for _ in range(times):
+        sys.settrace(count_events)
+        idle(1)
+        sys.settrace(None)
+        told.append("line" in keep[n:])
+        del keep[n:]
+        idle(1)
+    return told
+
+
+def debugged(agent, before):
+    return [told for _ in range(4) for told in debugs(1)]
+
+
+def debugged_after(agent, before):
+    return [debugs(1), sys.version_info < (3, 10) and told_of_lines(before)]
+
+
+debugged_before = put_back_before
+
+
 class Key(str):
     """What the name of a module may be kept under, too. It is compared by the target's code."""
     __hash__ = str.__hash__
@@ -1107,9 +1131,29 @@ class Key(str):
         return str.__eq__(self, other)
 
 
+class SlowKey(str):
+    """Its comparison gives the GIL away, until there is no agent any more."""
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        if go:
+            until_gone(go)
+        return str.__eq__(self, other)
+
+
+def key_waits(agent, before):
+    global go
+    made = {SlowKey("__name__"): "by key"}
+    exec("def compared():\n return 1", made)
+    go = agent
+    agent.ask_to_leave()
+    return made["compared"]()
+
+
 def key_compares(agent, before):
     made = {Key("__name__"): "by key"}
     exec("def compared():\n return 1", made)
+    del keep[:]
     made["compared"]()
     return len(keep)
 
