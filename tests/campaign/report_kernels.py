@@ -109,5 +109,7 @@ def tell(rows, line, head):
         for row in k.bad:
             what = row.get("name") or "%s, %s" % (row.get("state"), row.get("action", "**harmed**" if row["t"] == "lap" else row["t"]))
             text = row.get("failure") or "; ".join(row["harms"])
+            if text.startswith("Traceback"):
+                text = text.strip().splitlines()[-1]
             yield "- %s, %s, %s: `%s`" % (k.release, row.get("python", ""), what, " ".join(text.split())[:300].replace("`", "'"))
     yield ""
