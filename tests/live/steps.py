@@ -85,15 +85,21 @@ def execs(context):
             target.account = {}  # it has no last word
 
 
+def child_with_copy(context, target):
+    """Its pid; it was forked while an agent was at work, which is gone from the parent by now."""
+    with harness.Launcher(context.binary, "inject", "-p", target.pid, "-o", os.devnull) as launcher:
+        launcher.wait_attached()
+        child = target.ask("fork")["child"]
+        launcher.signal(signal.SIGINT)
+        launcher.result()
+    check(procfs.ours(child), "nothing was copied")
+    return child
+
+
 def execs_in_cure(context):
     """What an exec takes away while a cure is on its way needs none, though its program has no Python."""
     with harness.Target(context.python, "kin_execs") as target:
-        with harness.Launcher(context.binary, "inject", "-p", target.pid, "-o", os.devnull) as launcher:
-            launcher.wait_attached()
-            child = target.ask("fork")["child"]
-            launcher.signal(signal.SIGINT)
-            launcher.result()
-        check(procfs.ours(child), "nothing was copied")
+        child = child_with_copy(context, target)
         with harness.Launcher(harness.faulty(), "detach", "-p", child, env=dict(os.environ, MEMPULSE_FAULT="cure-0#1:stop")) as launcher:
             procfs.wait_until(lambda: procfs.state(launcher.process.pid) == "T", harness.PATIENCE, "the cure begins")
             os.kill(child, signal.SIGUSR2)
@@ -121,11 +127,7 @@ def left_in_cure(context):
     """An agent that was to cure a fork's child leaves because its launcher died, while somebody asks it to. What stays
     is a fork's copy, which is cured, and not waited for."""
     with harness.Target(context.python, "kin") as target:
-        with harness.Launcher(context.binary, "inject", "-p", target.pid, "-o", os.devnull) as launcher:
-            launcher.wait_attached()
-            child = target.ask("fork")["child"]
-            launcher.signal(signal.SIGINT)
-            launcher.result()
+        child = child_with_copy(context, target)
 
         def detach(fault):
             return harness.Launcher(harness.faulty(), "detach", "-p", child, env=dict(os.environ, MEMPULSE_FAULT=fault))
