@@ -107,7 +107,7 @@ static size_t module_name(void *globals, bool *cut)
 
     if (!globals || !g.str_name)
         return 0;
-    for (unsigned n = 0; n < MODULE_LOOKS && PY(PyDict_Next, int (*)(PyObj *, int64_t *, PyObj **, PyObj **))(globals, &at, &key, &value); n++)
+    for (unsigned n = 0; n < MODULE_LOOKS && py_dict_next(globals, &at, &key, &value); n++)
         if (key == g.str_name)
             return py_type(value) == PY_STR_TYPE ? py_str_copy(value, module_buf, sizeof(module_buf), false, cut) : 0;
     return 0;
@@ -124,8 +124,6 @@ static void read_names(const void *pycode, void *globals, struct code_names *n, 
 {
     bool cut[4] = { false };
 
-    n->module_len = module_name(globals, &cut[3]); /* first: a key's __eq__ may call functions, which are named here, too */
-    n->module = module_buf;
     n->name = name_buf;
     n->name_len = py_str_copy(code_name_object(pycode), name_buf, sizeof(name_buf), false, &cut[0]);
     n->bare = name_buf;
@@ -137,6 +135,8 @@ static void read_names(const void *pycode, void *globals, struct code_names *n, 
     }
     n->file = file_buf;
     n->file_len = py_str_copy(FIELD(PyObj *, pycode, g.layout.code_file), file_buf, sizeof(file_buf), true, &cut[2]);
+    n->module = module_buf;
+    n->module_len = module_name(globals, &cut[3]);
     *ret_cut = cut[0] || cut[2] || cut[3];
 }
 
@@ -250,7 +250,6 @@ struct code *code_find(const void *pycode, void *globals)
     if (py_type(pycode) != PY_CODE_TYPE) /* verified at install; a frame without code is not ours to name */
         return &code_overflow;
     code = code_by_content(pycode, globals);
-    s = slot_of(pycode); /* another one, where functions were called meanwhile */
     if (!has_plain_names(pycode))
         return code;
     if (!s->ptr && 2 * used >= nslots) {

@@ -57,6 +57,11 @@ PyObj *py_dict_get(PyObj *dict, const char *key)
     return o;
 }
 
+bool py_dict_next(PyObj *dict, int64_t *pos, PyObj **ret_key, PyObj **ret_value)
+{
+    return PY(PyDict_Next, int (*)(PyObj *, int64_t *, PyObj **, PyObj **))(dict, pos, ret_key, ret_value);
+}
+
 PyObj *py_sys(const char *name)
 {
     PyObj *sys, *o = NULL;

@@ -54,6 +54,8 @@ static inline PyObj *py_getattr(PyObj *o, const char *name)
  * to stderr where they have no memory. */
 PyObj *py_dict_get(PyObj *dict, const char *key);
 PyObj *py_sys(const char *name);
+/* The next entry, both borrowed, from *pos on, 0 at first; false: there is none. Runs no code of the target's. */
+bool py_dict_next(PyObj *dict, int64_t *pos, PyObj **ret_key, PyObj **ret_value);
 static inline long py_long(PyObj *o) { return PY(PyLong_AsLong, long (*)(PyObj *))(o); }
 
 #define py_call(f, ...) \

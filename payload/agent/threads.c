@@ -248,7 +248,7 @@ void threads_names(void)
     int64_t pos = 0;
 
     if (active && py_type(active) == PY_DICT_TYPE)
-        while (PY(PyDict_Next, int (*)(PyObj *, int64_t *, PyObj **, PyObj **))(active, &pos, &key, &value)) {
+        while (py_dict_next(active, &pos, &key, &value)) {
             unsigned long ident = PY(PyLong_AsUnsignedLong, unsigned long (*)(PyObj *))(key);
             struct thread *th = by_ident(ident);
 
